@@ -1,0 +1,1 @@
+"""The `ftlab` command: parse, call the library, print. One file a group of verbs."""

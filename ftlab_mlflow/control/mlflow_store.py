@@ -1,0 +1,255 @@
+"""`MlflowRunStore`: the tracking store that MLflow speaks to, over its Python client or its REST API.
+
+For a tracking server the REST API is called directly, through MLflow's own transport (so its credentials,
+TLS settings and header plugins apply): one attempt with a short time limit, where MLflow's client would
+retry for minutes, and no protobuf in between. mlflow is imported when a store is made, not before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from ftlab_mlflow.control.store import Point, RunData, RunStatus
+from ftlab_mlflow.control.tags import STATUS
+from ftlab_mlflow.errors import RunNotFound, StoreError, StoreUnavailable
+
+TIMEOUT_S = 10
+"""Seconds that one call to a tracking server may take."""
+
+_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
+_PAGE = 1000
+_HISTORY_PAGE = 25_000
+
+
+class _Api(Protocol):
+    def get(self, run_id: str) -> RunData: ...
+    def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point]) -> None: ...
+    def set_status(self, run_id: str, status: RunStatus) -> None: ...
+    def experiment_ids(self) -> list[str]: ...
+    def search(self, experiments: list[str], query: str, limit: int) -> list[RunData]: ...
+    def metric_history(self, run_id: str, key: str) -> list[Point]: ...
+
+
+class MlflowRunStore:
+    """A `RunStore` on MLflow.
+
+    Args:
+        tracking_uri: Where the runs are; None is MLflow's own setting (``MLFLOW_TRACKING_URI``, …).
+
+    Raises:
+        StoreError: MLflow cannot open this tracking URI.
+    """
+
+    def __init__(self, tracking_uri: str | None = None) -> None:
+        import mlflow
+
+        self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
+        with self._translated():
+            is_server = self.tracking_uri.startswith(("http://", "https://"))
+            self._api: _Api = _Rest(self.tracking_uri) if is_server else _Client(self.tracking_uri)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            text = _first_line(error)
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+                raise RunNotFound(text) from error
+            if error.error_code in _REFUSALS:
+                raise StoreError(text) from error
+            raise StoreUnavailable(f"the tracking store {self.shown_uri} failed: {text}") from error
+        except (OSError, ValueError, KeyError) as error:
+            text = _first_line(error)
+            raise StoreUnavailable(f"the tracking store {self.shown_uri} failed: {text}") from error
+
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI without credentials."""
+        scheme, _, rest = self.tracking_uri.rpartition("://")
+        return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest
+
+    def get(self, run_id: str) -> RunData:
+        with self._translated():
+            return self._api.get(run_id)
+
+    def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point] = ()) -> None:
+        with self._translated():
+            self._api.write(run_id, tags, points)
+
+    def set_status(self, run_id: str, status: RunStatus) -> None:
+        with self._translated():
+            self._api.set_status(run_id, status)
+
+    def find(
+        self, *, prefix: str = "", name: str | None = None, live: bool = False, limit: int = 20
+    ) -> list[RunData]:
+        wanted = []
+        if prefix:
+            wanted.append(f"attributes.run_id LIKE {_quoted(prefix + '%')}")
+        if name is not None:
+            wanted.append(f"attributes.run_name = {_quoted(name)}")
+        if live:
+            wanted.append(f"tags.`{STATUS}` LIKE '%'")
+        with self._translated():
+            experiments = self._api.experiment_ids()
+            return self._api.search(experiments, " and ".join(wanted), limit) if experiments else []
+
+    def metric_history(self, run_id: str, key: str) -> list[Point]:
+        with self._translated():
+            points = self._api.metric_history(run_id, key)
+        return sorted(points, key=lambda p: (p.step, p.timestamp))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _quoted(text: str) -> str:
+    if "'" in text and '"' in text:
+        raise StoreError(f"MLflow cannot search for a name with both kinds of quotes: {text}")
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _time(ms: int | str | None) -> datetime | None:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None
+
+
+class _Client:
+    """MLflow's Python client, for every tracking URI that is not a server's."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(uri)
+
+    def get(self, run_id: str) -> RunData:
+        return self._data(self._client.get_run(run_id))
+
+    def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
+        run_tags = [RunTag(key, value) for key, value in tags.items()]
+        self._client.log_batch(run_id, metrics=metrics, tags=run_tags, synchronous=True)
+
+    def set_status(self, run_id: str, status: RunStatus) -> None:
+        if status in ("RUNNING", "SCHEDULED"):
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status)
+
+    def experiment_ids(self) -> list[str]:
+        found, token = [], None
+        while True:
+            page = self._client.search_experiments(max_results=_PAGE, page_token=token)
+            found += [experiment.experiment_id for experiment in page]
+            token = page.token
+            if not token:
+                return found
+
+    def search(self, experiments: list[str], query: str, limit: int) -> list[RunData]:
+        order = ["attributes.start_time DESC"]
+        runs = self._client.search_runs(experiments, query, max_results=limit, order_by=order)
+        return [self._data(run) for run in runs]
+
+    def metric_history(self, run_id: str, key: str) -> list[Point]:
+        history = self._client.get_metric_history(run_id, key)
+        return [Point(m.key, m.value, m.step, m.timestamp) for m in history]
+
+    @staticmethod
+    def _data(run: Any) -> RunData:
+        info = run.info
+        return RunData(
+            run_id=info.run_id,
+            name=info.run_name or "",
+            experiment_id=info.experiment_id,
+            status=info.status,
+            started=_time(info.start_time),
+            ended=_time(info.end_time),
+            tags=dict(run.data.tags),
+            metrics=dict(run.data.metrics),
+        )
+
+
+class _Rest:
+    """MLflow's REST API, version 2.0."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow.utils.credentials import get_default_host_creds
+
+        self._creds = get_default_host_creds(uri.rstrip("/"))
+
+    def _call(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+        endpoint = f"/api/2.0/mlflow/{path}"
+        sent = {"params": body} if method == "GET" else {"json": body}
+        response = http_request(self._creds, endpoint, method, max_retries=0, timeout=TIMEOUT_S, **sent)
+        answer: dict[str, Any] = json.loads(verify_rest_response(response, endpoint).text)
+        return answer
+
+    def get(self, run_id: str) -> RunData:
+        return self._data(self._call("GET", "runs/get", {"run_id": run_id})["run"])
+
+    def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point]) -> None:
+        body = {
+            "run_id": run_id,
+            "tags": [{"key": key, "value": value} for key, value in tags.items()],
+            "metrics": [point._asdict() for point in points],
+        }
+        self._call("POST", "runs/log-batch", body)
+
+    def set_status(self, run_id: str, status: RunStatus) -> None:
+        body: dict[str, Any] = {"run_id": run_id, "status": status}
+        if status not in ("RUNNING", "SCHEDULED"):
+            body["end_time"] = int(datetime.now(UTC).timestamp() * 1000)
+        self._call("POST", "runs/update", body)
+
+    def experiment_ids(self) -> list[str]:
+        pages = self._pages("POST", "experiments/search", {"max_results": _PAGE}, "experiments")
+        return [experiment["experiment_id"] for experiment in pages]
+
+    def search(self, experiments: list[str], query: str, limit: int) -> list[RunData]:
+        body = {
+            "experiment_ids": experiments,
+            "filter": query,
+            "max_results": limit,
+            "order_by": ["attributes.start_time DESC"],
+        }
+        return [self._data(run) for run in self._call("POST", "runs/search", body).get("runs", [])]
+
+    def metric_history(self, run_id: str, key: str) -> list[Point]:
+        body = {"run_id": run_id, "metric_key": key, "max_results": _HISTORY_PAGE}
+        return [
+            Point(m["key"], float(m["value"]), int(m.get("step", 0)), int(m["timestamp"]))
+            for m in self._pages("GET", "metrics/get-history", body, "metrics")
+        ]
+
+    def _pages(self, method: str, path: str, body: dict[str, Any], key: str) -> Iterator[Any]:
+        while True:
+            page = self._call(method, path, body)
+            yield from page.get(key, [])
+            if not page.get("next_page_token"):
+                return
+            body = body | {"page_token": page["next_page_token"]}
+
+    @staticmethod
+    def _data(run: dict[str, Any]) -> RunData:
+        info, data = run["info"], run.get("data", {})
+        return RunData(
+            run_id=info["run_id"],
+            name=info.get("run_name", ""),
+            experiment_id=info["experiment_id"],
+            status=info["status"],
+            started=_time(info.get("start_time")),
+            ended=_time(info.get("end_time")),
+            tags={tag["key"]: tag.get("value", "") for tag in data.get("tags", [])},
+            metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])},
+        )

@@ -1,0 +1,91 @@
+"""Every error that ftlab_mlflow raises on purpose, one tree.
+
+::
+
+    FTLabError
+    ├── ConfigError            a setting, a config file or an argument is wrong
+    │   └── MissingExtra       a package of an optional extra is not installed
+    ├── StoreError             the tracking store answered with an error
+    │   ├── StoreUnavailable   it did not answer, or said "later": try again
+    │   └── RunNotFound        no run, or more than one, goes by that name
+    ├── MessageError           a tag's value is not a message of the protocol
+    ├── NotLive                the run does not listen: never did, or not any more
+    ├── UpdateRejected         the answer to a request is "rejected" or "cancelled"
+    └── UpdateTimeout          no answer came in time; the request may still be applied
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class FTLabError(Exception):
+    """Base of all errors raised by this package."""
+
+
+class ConfigError(FTLabError):
+    """A setting, a config file or an argument is wrong. The text says what is allowed."""
+
+
+class MissingExtra(ConfigError):
+    """A package that belongs to an optional extra is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'ftlab-mlflow[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class StoreError(FTLabError):
+    """The tracking store refused a call, and would refuse it again."""
+
+
+class StoreUnavailable(StoreError):
+    """The tracking store did not answer, or asked to come back later."""
+
+
+class RunNotFound(StoreError):
+    """A run reference fits no run, or several."""
+
+
+class MessageError(FTLabError):
+    """A tag's value is not a message of the protocol.
+
+    Attributes:
+        code: The protocol's rejection code, such as ``invalid`` or ``unsupported_version``.
+        errors: What is wrong, by key of the message (``"message"`` for the whole of it).
+    """
+
+    def __init__(self, code: str, errors: Mapping[str, str]) -> None:
+        super().__init__(f"{code}: {describe(errors)}")
+        self.code = code
+        self.errors = dict(errors)
+
+
+class NotLive(FTLabError):
+    """The run does not listen to requests: it never did, or it has ended."""
+
+
+class UpdateRejected(FTLabError):
+    """A request was rejected (or cancelled), by the client's own check or by the trainer.
+
+    Attributes:
+        code: The protocol's rejection code; ``cancelled`` for a cancelled request.
+        errors: What is wrong, by parameter.
+        id: The request's id; ``None`` when it was refused before it was written.
+    """
+
+    def __init__(self, code: str, errors: Mapping[str, str], id: str | None = None) -> None:
+        super().__init__(f"{code}: {describe(errors)}" if errors else code)
+        self.code = code
+        self.errors = dict(errors)
+        self.id = id
+
+
+class UpdateTimeout(FTLabError):
+    """No answer to a request came in time. It is still pending and may still be applied."""
+
+
+def describe(errors: Mapping[str, str]) -> str:
+    """One line that says what is wrong, by parameter."""
+    return "; ".join(f"{name}: {text}" for name, text in errors.items())

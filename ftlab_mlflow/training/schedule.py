@@ -1,0 +1,175 @@
+"""The learning rate over any scheduler: the value that was asked for is a ceiling on the schedule's shape.
+
+With n(t) the rate of the untouched schedule and s the step of the request, the rate in force is
+``value * n(t) / max(n(u) for u in s..t)`` (`docs/protocol.md`, "What a learning rate means").
+
+The scheduler never learns of it: before it steps, the optimizer's groups hold the untouched rates; after it
+has stepped, they and the scheduler's last-rate list hold the rates in force. So it also holds for schedulers
+that read the optimizer's rate back. Until something is asked for, nothing is touched at all.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class _Overlay:
+    """What was asked for, and where the untouched schedule is.
+
+    Attributes:
+        value: The rate asked for (of the group with the largest rate).
+        natural: The untouched rate of every group now.
+        peak: Largest untouched rate since the request; `natural` is divided by it.
+        ratios: While the rate is held, each group's share of `value`; None while it follows the schedule.
+    """
+
+    value: float
+    natural: list[float]
+    peak: float
+    ratios: list[float] | None = field(default=None)
+
+
+class LiveSchedule:
+    """Lays a live learning rate over an optimizer and its scheduler.
+
+    Args:
+        optimizer: A torch optimizer (also wrapped by accelerate).
+        scheduler: A torch scheduler that has been built on it.
+
+    From now on ``scheduler.step`` keeps the rate in force; `detach` ends that.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._overlay: _Overlay | None = None
+        self._plain_class = type(scheduler)
+        # A subclass, not an attribute: a scheduler's state_dict() is its __dict__, which goes into
+        # checkpoints, and transformers asks for isinstance(scheduler, ReduceLROnPlateau).
+        scheduler.__class__ = _live_class(self._plain_class, self)
+
+    @property
+    def rate(self) -> float:
+        """The rate that the next optimizer step uses, of the group with the largest."""
+        return max(self._rates())
+
+    @property
+    def mode(self) -> str:
+        """``hold`` while the rate is held, else ``keep``."""
+        return "hold" if self._overlay and self._overlay.ratios else "keep"
+
+    @property
+    def launch_rate(self) -> float:
+        """The rate that the optimizer was built with."""
+        return max(float(group.get("initial_lr", group["lr"])) for group in self._groups())
+
+    @property
+    def cycles_momentum(self) -> bool:
+        """Whether the scheduler also sets the first beta (or the momentum) at every step."""
+        schedulers = [self._scheduler, *getattr(self._scheduler, "_schedulers", ())]
+        return any(getattr(scheduler, "cycle_momentum", False) for scheduler in schedulers)
+
+    def ask(self, value: float) -> None:
+        """Makes `value` the rate of the next step, and the ceiling of the schedule from then on."""
+        ratios = self._overlay.ratios if self._overlay else None
+        natural = self._natural()
+        self._overlay = _Overlay(value, natural, max(natural), ratios)
+        self._write()
+
+    def set_mode(self, mode: str) -> None:
+        """``hold``: the rate in force stays. ``keep``: it follows the schedule again, from where it is."""
+        if mode == self.mode:
+            return
+        natural = self._natural()
+        ratios = self._shares() if mode == "hold" else None
+        self._overlay = _Overlay(self.rate, natural, max(natural), ratios)
+        self._write()
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint must hold to go on; None while nothing was asked for."""
+        return asdict(self._overlay) if self._overlay else None
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Goes on from `state`. Call it after the optimizer and the scheduler were loaded."""
+        if state is None:
+            return
+        self._overlay = _Overlay(**copy.deepcopy(state))
+        self._write()
+
+    def capture(self) -> Any:
+        """Everything that `restore` needs to undo later changes."""
+        return copy.deepcopy(self._overlay), self._rates()
+
+    def restore(self, captured: Any) -> None:
+        """Puts back what was in force at `capture`."""
+        self._overlay, rates = copy.deepcopy(captured)
+        self._set_rates(rates)
+
+    def detach(self) -> None:
+        """Gives the scheduler its own class back; the rates in force stay where they are."""
+        self._scheduler.__class__ = self._plain_class
+
+    def before_step(self) -> None:
+        """The scheduler is about to step: it finds the untouched rates."""
+        if self._overlay:
+            self._set_rates(self._overlay.natural)
+
+    def after_step(self) -> None:
+        """The scheduler has stepped: its rates are noted, those in force take their place."""
+        if self._overlay:
+            self._overlay.natural = self._rates()
+            self._overlay.peak = max(self._overlay.peak, *self._overlay.natural)
+            self._write()
+
+    def _write(self) -> None:
+        overlay = self._overlay
+        assert overlay is not None
+        if overlay.ratios:
+            shares = overlay.ratios
+        elif overlay.peak > 0:
+            shares = [natural / overlay.peak for natural in overlay.natural]
+        else:
+            shares = self._shares()
+        self._set_rates([overlay.value * share for share in shares])
+
+    def _shares(self) -> list[float]:
+        """Each group's rate as a share of the largest: now, or as built while all rates are 0."""
+        rates = self._natural()
+        if not any(rates):
+            rates = [float(group.get("initial_lr", 1.0)) for group in self._groups()]
+        largest = max(rates)
+        return [rate / largest if largest else 1.0 for rate in rates]
+
+    def _natural(self) -> list[float]:
+        return self._overlay.natural if self._overlay else self._rates()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        # Looked up every time: load_state_dict replaces the groups.
+        return self._optimizer.param_groups
+
+    def _rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self._groups()]
+
+    def _set_rates(self, rates: list[float]) -> None:
+        for group, rate in zip(self._groups(), rates, strict=True):
+            if isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._scheduler._last_lr = list(rates)
+
+
+def _live_class(plain: type[Any], live: LiveSchedule) -> type[Any]:
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        live.before_step()
+        try:
+            return plain.step(self, *args, **kwargs)
+        finally:
+            live.after_step()
+
+    return type(plain.__name__, (plain,), {"step": step, "__module__": plain.__module__})

@@ -1,0 +1,429 @@
+"""One training session: what is asked for becomes what is in force, at optimizer-step boundaries.
+
+No framework in it: a host (`callback.LiveControl`, a plain loop) calls `boundary` after every optimizer step
+and brings tunables and commands. All I/O is the listener's; here is only a queue to look at.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Protocol
+
+from ftlab_mlflow.control import tags
+from ftlab_mlflow.control.ledger import Entry, Ledger
+from ftlab_mlflow.control.messages import Ack, Code, State, Update
+from ftlab_mlflow.control.store import Point, now_ms
+from ftlab_mlflow.control.surface import Surface
+from ftlab_mlflow.control.wire import Scalar, one_line, shown, utc_now
+from ftlab_mlflow.training.tunables import Tunable
+
+logger = logging.getLogger("ftlab_mlflow")
+
+_WAIT_S = 0.2
+"""Longest sleep of a paused training before it looks for a signal."""
+
+
+class Host(Protocol):
+    """What a session asks of the training loop it lives in. Called in the training thread, at a boundary."""
+
+    def checkpoint(self) -> str:
+        """Writes a checkpoint and returns its path."""
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Evaluates and returns the metrics."""
+
+    def stop(self) -> None:
+        """Makes the boundary now the last one."""
+
+
+class Outbox(Protocol):
+    """Where a session leaves what is to be written. Never blocks."""
+
+    def post(self, tags: Mapping[str, str], points: Iterable[Point] = ()) -> None:
+        """Leaves tags and metric values that are written together, after all that was left before."""
+
+
+@dataclass
+class _Stop:
+    request_id: str
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+class Session:
+    """The requests of one training session, from arrival to answer.
+
+    Args:
+        id: Of this session. tunables: By name, in the order in which they are applied.
+        unsupported: Why a known parameter or command is not offered, by name.
+        commands: Offered commands. host: The training loop. outbox: Where answers go.
+        describe: The status message for a state, as text.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        tunables: Mapping[str, Tunable],
+        unsupported: Mapping[str, str],
+        commands: tuple[str, ...],
+        host: Host,
+        outbox: Outbox,
+        describe: Callable[[State], str],
+    ) -> None:
+        self.id = id
+        self.state: State = "starting"
+        self.step = 0
+        self._tunables = tunables
+        self._unsupported = unsupported
+        self._commands = commands
+        self._host = host
+        self._outbox = outbox
+        self._describe = describe
+        self._asked: dict[str, Scalar] = {name: t.asked for name, t in tunables.items()}
+        self._changed: set[str] = set()
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._waiting: list[Entry] = []
+        self._unconfirmed: dict[str, Ack] = {}
+        self._last_ack_at = self._checkpoint_ack_at = datetime.min.replace(tzinfo=UTC)
+        self._stop: _Stop | None = None
+        self._interrupt: Callable[[], None] | None = None
+        # Set by other threads and signal handlers, looked at by the training thread at every step.
+        self._attention = False
+        self._surface_due = False
+        self._next_step: float = math.inf
+        self._wake = threading.Event()
+
+    # --- called by the listener's thread ---------------------------------------------------------
+
+    def deliver(self, entries: Iterable[Entry], *, sent_before: bool) -> None:
+        """Brings pending requests, in order. `sent_before`: they were there when this session began."""
+        self._inbox.extend(partial(self._admit, entry, sent_before) for entry in entries)
+        self._attention = True
+        self._wake.set()
+
+    def deliver_history(self, ledger: Ledger) -> None:
+        """Brings the run's history late, when the tracking store did not answer at the beginning."""
+        self._inbox.append(partial(self._replay, ledger))
+        self._attention = True
+        self._wake.set()
+
+    def refresh_surface(self) -> None:
+        """Asks the training thread to post the surface, because a schedule may have moved a value."""
+        self._surface_due = True
+        self._attention = True
+        self._wake.set()
+
+    def look_at_expiry(self, now: datetime) -> None:
+        """Asks the training thread to answer waiting requests whose time is over."""
+        if any(_is_expired(entry, now) for entry in tuple(self._waiting)):
+            self._attention = True
+            self._wake.set()
+
+    # --- called in the training thread -----------------------------------------------------------
+
+    def interrupt(self, then: Callable[[], None]) -> None:
+        """Runs `then` at the next boundary. Safe in a signal handler: it only sets plain attributes."""
+        self._interrupt = then
+        self._attention = True
+
+    def begin(self, step: int, saved: Mapping[str, Any], ledger: Ledger | None) -> None:
+        """Brings into force what this run was told before, and says what can be changed.
+
+        Args:
+            step: Optimizer steps done (of the checkpoint that training resumes from).
+            saved: What `saved_state` gave for that checkpoint; empty without one.
+            ledger: The run's history; None if the tracking store does not answer.
+        """
+        self.step = step
+        for name, value in saved.get("values", {}).items():
+            if tunable := self._tunables.get(name):
+                (tunable.load or tunable.apply)(value)
+                self._changed.add(name)
+                self._asked[name] = saved["asked"][name]
+        if "last_ack_at" in saved:
+            self._last_ack_at = datetime.fromisoformat(saved["last_ack_at"])
+        self._checkpoint_ack_at = self._last_ack_at
+        self._unconfirmed = {k: Ack.decode(v) for k, v in saved.get("unconfirmed", {}).items()}
+        if ledger is not None:
+            self._replay(ledger)
+        self.post_surface()
+
+    def running(self) -> None:
+        """A step begins. Cheap: called at every step, it acts at the first."""
+        if self.state == "starting":
+            self.state = "running"
+            self.post_surface()
+
+    def _replay(self, ledger: Ledger) -> None:
+        """Applies again, in the same order, what was applied later than the checkpoint knows."""
+        answered = {entry.id for entry in ledger.entries if entry.answered}
+        for request_id, ack in list(self._unconfirmed.items()):
+            if request_id in answered:
+                del self._unconfirmed[request_id]
+            else:
+                self._outbox.post({tags.ACK_PREFIX + request_id: ack.encode()})
+        if ledger.last_ack_at:
+            self._last_ack_at = max(self._last_ack_at, ledger.last_ack_at)
+        for update, ack in ledger.applied_sets(after=self._checkpoint_ack_at):
+            asked = update.set or {}
+            values = {
+                name: value
+                for name, value in asked.items()
+                if name in self._tunables and self._tunables[name].accepts(value)
+            }
+            if lost := ", ".join(map(one_line, sorted(set(asked) - set(values)))):
+                logger.warning("%s of step %d cannot be changed here: as launched", lost, ack.step)
+            _, error = self._apply(values)
+            if not error:
+                logger.info("Kept from before: %s (asked for at step %d)", values, ack.step)
+
+    def boundary(self, step: int) -> None:
+        """An optimizer step is done. Applies what is due, and returns when training may go on."""
+        self.step = step
+        if self._attention or step >= self._next_step:
+            self._serve()
+            while self.state == "paused":
+                self._wake.wait(_WAIT_S)
+                self._wake.clear()
+                if self._attention:
+                    self._serve()
+
+    def saved_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of this session, as JSON values."""
+        return {
+            "values": {name: self._saved(self._tunables[name]) for name in sorted(self._changed)},
+            "asked": {name: self._asked[name] for name in sorted(self._changed)},
+            "last_ack_at": self._last_ack_at.isoformat(),
+            "unconfirmed": {k: ack.encode() for k, ack in self._unconfirmed.copy().items()},
+        }
+
+    @staticmethod
+    def _saved(tunable: Tunable) -> Any:
+        return (tunable.save or tunable.read)()
+
+    def confirmed(self, keys: Iterable[str]) -> None:
+        """The listener has written these tags: answers among them need not ride in checkpoints."""
+        for key in keys:
+            self._unconfirmed.pop(key.removeprefix(tags.ACK_PREFIX), None)
+
+    def end(self, state: State) -> None:
+        """The training has ended; everything that is still open gets its answer."""
+        self.state = state
+        if self._stop is not None:
+            self._answer(self._stop.request_id, self._ack("applied", result=self._stop.result))
+            self._stop = None
+        while self._inbox:
+            self._inbox.popleft()()
+        for entry in self._waiting:
+            # A `set` for a training that did not finish waits for the one that resumes it.
+            if state == "finished" or (entry.update and entry.update.command):
+                self._reject(
+                    entry, "expired", {"message": f"the training ended ({state}) at step {self.step}"}
+                )
+        self._waiting.clear()
+        self.post_surface()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        self._attention = False
+        if self._surface_due:
+            self._surface_due = False
+            self.post_surface()
+        while self._inbox:
+            self._inbox.popleft()()
+        now = utc_now()
+        for entry in list(self._waiting):
+            if entry not in self._waiting:  # cancelled meanwhile
+                continue
+            update = entry.update
+            assert update is not None
+            if _is_expired(entry, now):
+                self._waiting.remove(entry)
+                self._reject(entry, "expired", {"expires": f"was not applied before {update.expires}"})
+            elif self.step >= (update.at_step or 0) and self._stop is None:
+                self._waiting.remove(entry)
+                self._execute(entry.id, update)
+        self._next_step = min((e.update.at_step or 0 for e in self._waiting if e.update), default=math.inf)
+        if self._interrupt:
+            then, self._interrupt = self._interrupt, None
+            then()
+
+    def _admit(self, entry: Entry, sent_before: bool) -> None:
+        """Refuses at once what can never be applied; the rest waits for its boundary."""
+        update = entry.update
+        if entry.id in self._unconfirmed:
+            return  # answered by the session before, which the checkpoint remembers: the answer is on its way
+        if entry.error is not None:
+            code: Any = entry.error.code
+            self._reject(entry, code, entry.error.errors)
+        elif update is None:
+            raise AssertionError("an entry has an update or an error")
+        elif sent_before and update.command is not None:
+            self._reject(entry, "expired", {"command": "was sent before this training session began"})
+        elif (problem := self._problems(update)) and problem[0] != "stale":
+            self._reject(entry, *problem)
+        else:
+            self._waiting.append(entry)
+
+    def _problems(self, update: Update) -> tuple[Code, dict[str, str]] | None:
+        problem = self.surface().problems(update, self._unsupported)
+        if problem is None and update.set:
+            for name in update.set:
+                if text := self._tunables[name].check(update.set):
+                    return "out_of_bounds", {name: text}
+        return problem
+
+    def _execute(self, request_id: str, update: Update) -> None:
+        problem = self._problems(update)
+        entry = Entry(request_id, update)
+        if problem:
+            self._reject(entry, *problem)
+        elif update.set is not None:
+            self._transact(entry, update)
+        else:
+            self._command(entry, update)
+
+    def _transact(self, entry: Entry, update: Update) -> None:
+        changes, error = self._apply(update.set or {})
+        if error:
+            self._reject(entry, "failed", error)
+            return
+        now = now_ms()
+        points = [
+            Point(tags.LIVE_METRIC_PREFIX + name, self._as_metric(name, new), self.step, now)
+            for name, (_, new) in changes.items()
+        ]
+        self._answer(entry.id, self._ack("applied", changes=changes), points)
+        who = one_line(": ".join(text for text in (update.by, update.reason) if text))
+        for name, (old, new) in changes.items():
+            logger.info(
+                "Applied %s %s → %s at step %d%s",
+                name, shown_value(old), shown_value(new), self.step, f" ({who})" if who else "",
+            )  # fmt: skip
+
+    def _apply(self, values: Mapping[str, Scalar]) -> tuple[dict[str, tuple[Scalar, Scalar]], dict[str, str]]:
+        """All of the values or none: (changes, {}) or ({}, errors)."""
+        chosen = [t for name, t in self._tunables.items() if name in values]
+        captured: list[tuple[Tunable, Any]] = []
+        current = ""
+        try:
+            old = {}
+            for tunable in chosen:
+                current = tunable.name
+                captured.append((tunable, tunable.capture()))
+                old[tunable.name] = tunable.read()
+            for tunable in chosen:
+                current = tunable.name
+                tunable.apply(values[tunable.name])
+            changes = {t.name: (old[t.name], t.read()) for t in chosen}
+        except Exception as error:  # whatever a parameter raises, the training must go on as it was
+            logger.exception("Changing %s failed; it is put back", current)
+            for tunable, state in reversed(captured):
+                tunable.restore(state)
+            return {}, {current: f"{type(error).__name__}: {error}"}
+        self._asked |= {t.name: values[t.name] for t in chosen}
+        self._changed |= {t.name for t in chosen}
+        return changes, {}
+
+    def _command(self, entry: Entry, update: Update) -> None:
+        command = update.command
+        result: dict[str, Any] = {}
+        try:
+            if command == "pause":
+                self.state = "paused"
+            elif command == "resume":
+                self.state = "running"
+            elif command == "checkpoint":
+                result = {"checkpoint": self._host.checkpoint()}
+            elif command == "evaluate":
+                result = {"metrics": dict(self._host.evaluate())}
+            elif command == "cancel":
+                self._cancel(update.args["id"])
+            elif command == "stop":
+                self._begin_stop(entry.id, save=update.args.get("save", True))
+                return  # answered when the training has ended
+        except Exception as error:  # whatever it raises, the training must go on
+            logger.exception("%s failed; training goes on", command)
+            self._reject(entry, "failed", {"command": f"{type(error).__name__}: {error}"})
+            return
+        self._answer(entry.id, self._ack("applied", result=result))
+        logger.info("Done: %s at step %d", command, self.step)
+
+    def _begin_stop(self, request_id: str, *, save: bool) -> None:
+        stop = _Stop(request_id)
+        if save:
+            stop.result["checkpoint"] = self._host.checkpoint()
+        self.stop_now()
+        self._stop = stop
+
+    def stop_now(self) -> None:
+        """Makes this boundary the last one."""
+        self._host.stop()
+        self.state = "stopping"
+        self._outbox.post({tags.STATUS: self._describe(self.state)})
+
+    def _cancel(self, target: str) -> None:
+        for entry in self._waiting:
+            if entry.id == target:
+                self._waiting.remove(entry)
+                self._answer(target, self._ack("cancelled"))
+                return
+        raise LookupError(f"no request {shown(target)} is pending")
+
+    def _reject(self, entry: Entry, code: Code, errors: Mapping[str, str]) -> None:
+        self._answer(entry.id, self._ack("rejected", code=code, errors=errors))
+        text = one_line("; ".join(f"{name}: {error}" for name, error in errors.items()))
+        logger.warning("Rejected a request at step %d (%s): %s", self.step, code, text)
+
+    def _ack(self, status: Any, **fields: Any) -> Ack:
+        # Strictly increasing, also over restarts and a clock that was set back: it orders the replay.
+        at = max(utc_now(), self._last_ack_at + timedelta(milliseconds=1))
+        self._last_ack_at = at
+        return Ack(status, self.step, at, self.id, **fields)
+
+    def _answer(self, request_id: str, ack: Ack, points: Iterable[Point] = ()) -> None:
+        """Posts an answer together with the surface and status that it leads to."""
+        self._unconfirmed[request_id] = ack
+        self._outbox.post(
+            {
+                tags.SURFACE: self.surface().encode(),
+                tags.STATUS: self._describe(self.state),
+                tags.ACK_PREFIX + request_id: ack.encode(),
+            },
+            points,
+        )
+
+    def surface(self) -> Surface:
+        """What can be changed now, read from where the trainer uses it."""
+        params = {name: t.param(self._asked[name]) for name, t in self._tunables.items()}
+        return Surface(params, self._commands)
+
+    def post_surface(self) -> None:
+        """Posts surface and status."""
+        self._outbox.post(
+            {
+                tags.SURFACE: self.surface().encode(),
+                tags.STATUS: self._describe(self.state),
+            }
+        )
+
+    def _as_metric(self, name: str, value: Scalar) -> float:
+        choices = self._tunables[name].choices
+        return float(choices.index(str(value))) if choices else float(value)
+
+
+def _is_expired(entry: Entry, now: datetime) -> bool:
+    return bool(entry.update and entry.update.expires and entry.update.expires <= now)
+
+
+def shown_value(value: Scalar) -> str:
+    """A parameter's value as a log line and a table show it."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
