@@ -13,7 +13,7 @@ from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger, read_entry
 from ftlab_mlflow.control.messages import Ack, Status, Update
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
-from ftlab_mlflow.control.store import RunData, RunStore
+from ftlab_mlflow.control.store import Point, RunData, RunStore
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import Scalar, new_id, utc_now
 from ftlab_mlflow.errors import (
@@ -116,6 +116,10 @@ class LiveRun:
     def tags(self) -> dict[str, str]:
         """All tags of the run."""
         return self.data().tags
+
+    def metric_history(self, key: str) -> list[Point]:
+        """All logged values of a metric, by step; empty when there is none."""
+        return self._store.metric_history(self.run_id, key)
 
     def surface(self) -> Surface:
         """What can be changed now.

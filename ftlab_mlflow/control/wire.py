@@ -71,6 +71,11 @@ def shown(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def shown_value(value: Scalar) -> str:
+    """A parameter's value as a log line and a table show it."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def one_line(text: str) -> str:
     """Foreign text made safe for a log line or a terminal: no control characters, no line breaks."""
     return "".join(c if c.isprintable() else " " for c in text)

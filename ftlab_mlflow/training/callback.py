@@ -355,8 +355,14 @@ class _TrainerHost:
 
     def evaluate(self) -> Mapping[str, float]:
         """Evaluates without stepping a scheduler that waits for the training's own evaluations."""
+        model = self._trainer.model
+        was_training = model.training
         with self._flags_kept():
-            metrics: Mapping[str, float] = self._trainer.evaluate()
+            try:
+                metrics: Mapping[str, float] = self._trainer.evaluate()
+            finally:
+                # TRL sorts what the step still has to log by the mode that the model is in.
+                model.train(was_training)
         return metrics
 
     def stop(self) -> None:
