@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import TypeVar
 
 from ftlab_mlflow.control import tags
-from ftlab_mlflow.control.ledger import Entry, Ledger, read_entry
+from ftlab_mlflow.control.ledger import Entry, Ledger
 from ftlab_mlflow.control.messages import Ack, Status, Update
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 from ftlab_mlflow.control.store import Point, RunData, RunStore
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import Scalar, new_id, utc_now
 from ftlab_mlflow.errors import (
+    FTLabError,
     MessageError,
     NotLive,
     RunNotFound,
@@ -42,11 +43,15 @@ class SentUpdate:
 
         Raises:
             UpdateRejected: The answer is `rejected` or `cancelled`.
+            MessageError: There is an answer that cannot be read, such as one of a newer protocol.
         """
-        entry = read_entry(self.run.tags(), self.id)
-        if entry.ack is not None and entry.ack.status != "applied":
-            raise UpdateRejected(entry.ack.code or entry.ack.status, entry.ack.errors, self.id)
-        return entry.ack
+        answer = self.run.tags().get(tags.ACK_PREFIX + self.id)
+        if answer is None:
+            return None
+        ack = Ack.decode(answer)
+        if ack.status != "applied":
+            raise UpdateRejected(ack.code or ack.status, ack.errors, self.id)
+        return ack
 
     def wait(self, timeout: float = 30.0) -> Ack:
         """Waits for the answer. A tracking store that is away for a moment is waited for as well.
@@ -255,7 +260,10 @@ class LiveRun:
 
     def why_silent(self) -> str:
         """Why the run may not have answered, from its status, for an error text."""
-        status = self.status()
+        try:
+            status = self.status()
+        except FTLabError as error:
+            return str(error)
         age = (utc_now() - status.at).total_seconds()
         if status.is_final:
             return f"the run is {status.state}"

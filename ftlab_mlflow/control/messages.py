@@ -7,10 +7,9 @@ unknown keys are ignored, so that an older client can read a newer trainer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal, get_args
 
 from ftlab_mlflow.control import wire
@@ -187,7 +186,7 @@ class Ack:
     result: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> str:
-        """Never fails on length: texts of errors and then the result are shortened until it fits."""
+        """Takes anything: texts are shortened until it fits, and what JSON cannot hold becomes text."""
         message: dict[str, Any] = {
             "v": VERSION,
             "status": self.status,
@@ -195,17 +194,17 @@ class Ack:
             "step": self.step,
             "at": wire.format_time(self.at),
             "session": self.session,
-            "changes": {name: list(pair) for name, pair in self.changes.items()} or None,
-            "errors": dict(self.errors) or None,
-            "result": _writable(dict(self.result)) or None,
+            "changes": {name: [_writable(v) for v in pair] for name, pair in self.changes.items()} or None,
+            "errors": _writable(self.errors) or None,
+            "result": _writable(self.result) or None,
         }
         try:
             return _present(message)
         except MessageError:
             # Foreign names and texts are in here: what was asked for may be long, the answer must not be.
             # A character is at most 6 as JSON: 5 * (50 + 200) * 6 < 8,000.
-            errors = dict(list(self.errors.items())[:5])
-            message["errors"] = {k[:50]: v[:200] for k, v in errors.items()} or None
+            errors = list(_writable(self.errors).items())[:5]
+            message["errors"] = {k[:50]: v[:200] for k, v in errors} or None
             message["result"] = {"truncated": True} if self.result else None
             return _present(message)
 
@@ -239,12 +238,10 @@ def _changes(value: object) -> dict[str, tuple[Scalar, Scalar]]:
 def _writable(value: Any) -> Any:
     """The value with what JSON cannot hold as text: an evaluation may well say loss = nan."""
     if isinstance(value, Mapping):
-        return {str(k): _writable(v) for k, v in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, str | int | float | bool) or value is None:
+        return {wire.unicode(str(k)): _writable(v) for k, v in value.items()}
+    if isinstance(value, int | bool) or value is None or wire.is_finite(value):
         return value
-    return str(value)
+    return wire.unicode(str(value))
 
 
 @dataclass(frozen=True)
@@ -278,7 +275,7 @@ class Status:
 
     def is_lost(self, now: datetime) -> bool:
         """Whether the heartbeat stopped (older than three of its periods) without a final state."""
-        return not self.is_final and now - self.at > timedelta(seconds=3 * self.every_s)
+        return not self.is_final and (now - self.at).total_seconds() > 3 * self.every_s
 
     def encode(self) -> str:
         """Cuts the error text to what a tag can hold."""
@@ -295,7 +292,7 @@ class Status:
                 "host": self.host,
                 "pid": self.pid,
                 "method": self.method,
-                "error": self.error and self.error[:1000],
+                "error": self.error and wire.unicode(self.error[:1000]),
             }
         )
 

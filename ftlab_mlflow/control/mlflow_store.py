@@ -8,12 +8,13 @@ retry for minutes, and no protobuf in between. mlflow is imported when a store i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from ftlab_mlflow.control.store import Point, RunData, RunStatus
+from ftlab_mlflow.control.store import NOT_ENDED, Point, RunData, RunStatus
 from ftlab_mlflow.control.tags import STATUS
 from ftlab_mlflow.errors import RunNotFound, StoreError, StoreUnavailable
 
@@ -21,6 +22,7 @@ TIMEOUT_S = 10
 """Seconds that one call to a tracking server may take."""
 
 _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
+_DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 _PAGE = 1000
 _HISTORY_PAGE = 25_000
 
@@ -72,8 +74,7 @@ class MlflowRunStore:
     @property
     def shown_uri(self) -> str:
         """The tracking URI without credentials."""
-        scheme, _, rest = self.tracking_uri.rpartition("://")
-        return f"{scheme}://{rest.rpartition('@')[2]}" if scheme else rest
+        return _without_credentials(self.tracking_uri)
 
     def get(self, run_id: str) -> RunData:
         with self._translated():
@@ -108,7 +109,12 @@ class MlflowRunStore:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _without_credentials(lines[0])[:300]
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"(password=)[^&\s]*", r"\1…", re.sub(r"://\S*@", "://", text))
 
 
 def _quoted(text: str) -> str:
@@ -121,12 +127,33 @@ def _time(ms: int | str | None) -> datetime | None:
     return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None
 
 
+def _try_database(uri: str) -> None:
+    """Raises StoreUnavailable at once, where MLflow tries again for 100 seconds, warning each time."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+    except SQLAlchemyError as error:
+        shown = _without_credentials(uri)
+        raise StoreUnavailable(f"the tracking store {shown} failed: {_first_line(error)}") from error
+
+
+def _end(status: str, ms: int | str | None) -> datetime | None:
+    # MLflow keeps the old end of a run that runs again.
+    return None if status in NOT_ENDED else _time(ms)
+
+
 class _Client:
     """MLflow's Python client, for every tracking URI that is not a server's."""
 
     def __init__(self, uri: str) -> None:
         from mlflow import MlflowClient
 
+        if uri.startswith(_DATABASE_SERVERS):
+            _try_database(uri)
         self._client = MlflowClient(uri)
 
     def get(self, run_id: str) -> RunData:
@@ -140,7 +167,7 @@ class _Client:
         self._client.log_batch(run_id, metrics=metrics, tags=run_tags, synchronous=True)
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
-        if status in ("RUNNING", "SCHEDULED"):
+        if status in NOT_ENDED:
             self._client.update_run(run_id, status=status)
         else:
             self._client.set_terminated(run_id, status)
@@ -172,7 +199,7 @@ class _Client:
             experiment_id=info.experiment_id,
             status=info.status,
             started=_time(info.start_time),
-            ended=_time(info.end_time),
+            ended=_end(info.status, info.end_time),
             tags=dict(run.data.tags),
             metrics=dict(run.data.metrics),
         )
@@ -208,7 +235,7 @@ class _Rest:
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
         body: dict[str, Any] = {"run_id": run_id, "status": status}
-        if status not in ("RUNNING", "SCHEDULED"):
+        if status not in NOT_ENDED:
             body["end_time"] = int(datetime.now(UTC).timestamp() * 1000)
         self._call("POST", "runs/update", body)
 
@@ -249,7 +276,7 @@ class _Rest:
             experiment_id=info["experiment_id"],
             status=info["status"],
             started=_time(info.get("start_time")),
-            ended=_time(info.get("end_time")),
+            ended=_end(info["status"], info.get("end_time")),
             tags={tag["key"]: tag.get("value", "") for tag in data.get("tags", [])},
             metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])},
         )

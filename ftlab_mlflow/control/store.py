@@ -14,6 +14,7 @@ from ftlab_mlflow.control.wire import new_id
 from ftlab_mlflow.errors import RunNotFound
 
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+NOT_ENDED: tuple[RunStatus, ...] = ("RUNNING", "SCHEDULED")
 
 
 class Point(NamedTuple):
@@ -81,7 +82,7 @@ class RunStore(Protocol):
         """
 
     def metric_history(self, run_id: str, key: str) -> list[Point]:
-        """All values of a metric, by step and then by time; empty when there is none."""
+        """All values of a metric, by step and then by time; empty when there is none, or no such run."""
 
 
 class MemoryRunStore:
@@ -127,7 +128,7 @@ class MemoryRunStore:
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
         with self._lock:
-            ended = None if status in ("RUNNING", "SCHEDULED") else datetime.now(UTC)
+            ended = None if status in NOT_ENDED else datetime.now(UTC)
             self._runs[run_id] = replace(self._run(run_id), status=status, ended=ended)
 
     def find(
@@ -145,8 +146,7 @@ class MemoryRunStore:
 
     def metric_history(self, run_id: str, key: str) -> list[Point]:
         with self._lock:
-            self._run(run_id)
-            points = [point for point in self._points[run_id] if point.key == key]
+            points = [point for point in self._points.get(run_id, []) if point.key == key]
             return sorted(points, key=lambda p: (p.step, p.timestamp))
 
 

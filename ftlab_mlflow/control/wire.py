@@ -67,6 +67,8 @@ def shown(value: object, limit: int = 60) -> str:
     """A value as an error text shows it: short, on one line."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"a number of {value.bit_length()} bits"  # Python refuses to print a very long one
     text = str(value) if isinstance(value, float) else json.dumps(value, default=repr)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -79,6 +81,11 @@ def shown_value(value: Scalar) -> str:
 def one_line(text: str) -> str:
     """Foreign text made safe for a log line or a terminal: no control characters, no line breaks."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def unicode(text: str) -> str:
+    """Foreign text without lone surrogates, which no store takes (a file name may have some)."""
+    return text.encode(errors="replace").decode()
 
 
 def is_finite(value: object) -> bool:
@@ -129,12 +136,12 @@ def dump_object(value: Mapping[str, Any]) -> str:
     """Writes a tag's value as compact JSON.
 
     Raises:
-        MessageError: ``invalid``: longer than a tag can hold, or a number that is not finite.
+        MessageError: ``invalid``: longer than a tag can hold, or a value that JSON cannot hold.
     """
     try:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
         text.encode()
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise MessageError("invalid", {"message": f"cannot be written: {error}"}) from error
     if len(text) > MAX_VALUE_LENGTH:
         raise MessageError(

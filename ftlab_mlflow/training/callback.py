@@ -251,7 +251,7 @@ class _Live:
         """Gives everything back without an end: another training takes over the run."""
         self.is_open = False
         self.signals.remove()
-        self._listener.close(None)
+        self._listener.close(None, last_look=False)
         if self._schedule:
             self._schedule.detach()
 

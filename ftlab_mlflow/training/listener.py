@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -58,6 +58,9 @@ class Receiver(Protocol):
     def confirmed(self, keys: Iterable[str]) -> None:
         """Tags that are written now."""
 
+    def answer_rest(self) -> None:
+        """The training has ended, and its thread waits: answers what was delivered since."""
+
 
 class Listener:
     """Reads requests from and writes answers to one run.
@@ -79,6 +82,7 @@ class Listener:
         self._changed = threading.Condition()
         self._closing: float | None = None
         self._final_status: RunStatus | None = None
+        self._last_look = False
         self._answer_s = 0.0
         self._failures = 0
         self._retry_at = 0.0
@@ -112,22 +116,29 @@ class Listener:
             self._posts.append((tags, tuple(points)))
             self._changed.notify()
 
-    def close(self, status: RunStatus | None) -> bool:
+    def close(self, status: RunStatus | None, *, last_look: bool = True) -> bool:
         """Delivers what is left, for at most `DELIVERY_S` seconds, then sets the run's own status.
 
         Args:
             status: None leaves the run's status as it is.
+            last_look: Whether requests that came since the last poll are answered too. Not so where another
+                session takes over the run.
 
         Returns:
             Whether all was delivered; if not, what was not has been logged.
         """
         with self._changed:
             self._final_status = status
+            self._last_look = last_look and self._receiver is not None
             self._closing = time.monotonic() + DELIVERY_S
             self._retry_at = 0.0
             self._changed.notify()
+        if self._thread.ident is None:
+            self._thread.start()  # the training ended before it began to listen
         self._thread.join(DELIVERY_S + 1)
         left = [key for post, _ in tuple(self._posts) for key in post]
+        if self._last_look:
+            left.append("answers to the latest requests")
         if self._final_status is not None:
             left.append(f"the run's status {self._final_status}")
         if not left:
@@ -154,7 +165,7 @@ class Listener:
                 self._write_posts()
                 now = time.monotonic()
                 if self._closing is not None:
-                    self._set_final_status()
+                    self._finish()
                 elif now >= poll_at:
                     self._poll()
                     poll_at = now + max(self._poll_interval, MAX_LOAD * self._answer_s)
@@ -167,7 +178,8 @@ class Listener:
                 self._back_off()
                 continue
             if now >= beat_at:
-                self.post({tags.STATUS: self._heartbeat()})
+                with self._changed:  # or a newer status could be posted before this one
+                    self.post({tags.STATUS: self._heartbeat()})
                 beat_at = now + HEARTBEAT_S
             if now >= surface_at and self._receiver:
                 self._receiver.refresh_surface()
@@ -192,44 +204,60 @@ class Listener:
     def _is_over(self) -> bool:
         if self._closing is None:
             return False
-        delivered = not self._posts and self._final_status is None
+        delivered = not self._posts and self._final_status is None and not self._last_look
         return delivered or time.monotonic() >= self._closing
 
     def _write_posts(self) -> None:
+        together = True
         while self._posts:
-            written: dict[str, str] = {}
-            points: list[Point] = []
-            count = 0
-            for post_tags, post_points in tuple(self._posts):
-                too_many = len(written) + len(post_tags) > _BATCH_TAGS
-                if count and (too_many or len(points) + len(post_points) > _BATCH_POINTS):
-                    break
-                written |= post_tags
-                points += post_points
-                count += 1
+            written, points, count = self._batch() if together else (*self._posts[0], 1)
             try:
                 self._store.write(self._run_id, written, points)
             except StoreUnavailable:
                 raise
             except StoreError as error:
+                if count > 1:
+                    together = False  # what is refused must not take with it what was written beside it
+                    continue
                 # It would be refused again, and must not hold up what comes after it.
                 logger.error("The tracking store refused %s: %s", ", ".join(written), error)
+            else:
+                if self._receiver:
+                    self._receiver.confirmed(written)
             for _ in range(count):
                 self._posts.popleft()
-            if self._receiver:
-                self._receiver.confirmed(written)
             if self._closing is not None and time.monotonic() >= self._closing:
                 return
 
-    def _set_final_status(self) -> None:
-        if self._final_status is not None:
+    def _batch(self) -> tuple[Mapping[str, str], Sequence[Point], int]:
+        """As many posts as one write may hold: their tags, their points, their number."""
+        batch: dict[str, str] = {}
+        points: list[Point] = []
+        count = 0
+        for post_tags, post_points in tuple(self._posts):
+            too_many = len(batch) + len(post_tags) > _BATCH_TAGS
+            if count and (too_many or len(points) + len(post_points) > _BATCH_POINTS):
+                break
+            batch |= post_tags
+            points += post_points
+            count += 1
+        return batch, points, count
+
+    def _finish(self) -> None:
+        """All is written: one last look for what came since the one before, then the run's own status."""
+        if self._last_look and self._receiver:
+            self._poll()
+            self._receiver.answer_rest()
+            self._last_look = False
+        elif self._final_status is not None:
             self._store.set_status(self._run_id, self._final_status)
             self._final_status = None
 
     def _poll(self) -> None:
         started = time.monotonic()
         run_tags = self._store.get(self._run_id).tags
-        self._answer_s += 0.3 * (time.monotonic() - started - self._answer_s)
+        took = time.monotonic() - started
+        self._answer_s = max(took, self._answer_s + 0.3 * (took - self._answer_s))  # down slowly, up at once
         assert self._receiver is not None
         if self._hand is None:
             self._receiver.deliver_history(Ledger.read(run_tags))

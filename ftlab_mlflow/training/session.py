@@ -219,16 +219,19 @@ class Session:
         if self._stop is not None:
             self._answer(self._stop.request_id, self._ack("applied", result=self._stop.result))
             self._stop = None
+        self.answer_rest()
+        self.post_surface()
+
+    def answer_rest(self) -> None:
+        """Answers what is open after the end, also what the listener brought since."""
         while self._inbox:
             self._inbox.popleft()()
+        text = f"the training ended ({self.state}) at step {self.step}"
         for entry in self._waiting:
             # A `set` for a training that did not finish waits for the one that resumes it.
-            if state == "finished" or (entry.update and entry.update.command):
-                self._reject(
-                    entry, "expired", {"message": f"the training ended ({state}) at step {self.step}"}
-                )
+            if self.state == "finished" or (entry.update and entry.update.command):
+                self._reject(entry, "expired", {"message": text})
         self._waiting.clear()
-        self.post_surface()
 
     # --- inside ----------------------------------------------------------------------------------
 

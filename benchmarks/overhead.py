@@ -1,0 +1,144 @@
+"""What live control costs a training: the same training without us, with us, and with a blocking read.
+
+All variants run in this process, one after the other, in an order that rotates from round to round; each
+round's time is divided by that of the same round without us, so a machine that grows slower cancels out.
+(Fresh processes differ more from each other, by memory layout, than the variants do.) Every training runs
+inside an MLflow run on a real `mlflow server` with its default settings, on SQLite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from report import publish, table
+from servers import mlflow_server
+from trainings import STEP_2_MS, STEP_50_MS, Size, make_trainer
+
+import mlflow  # isort: skip  (after trainings, which sets what it reads from the environment)
+from transformers import Trainer, TrainerCallback
+
+from ftlab_mlflow import attach
+
+READ_EVERY = 10
+"""Steps between two blocking reads in the variant that shows what people write today."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """A training to measure, and the ratio of wall times that is the goal."""
+
+    name: str
+    size: Size
+    steps: int
+    rounds: int
+    goal: float
+
+
+LOADS = [
+    Load("2 ms", STEP_2_MS, steps=3000, rounds=6, goal=1.03),
+    Load("50 ms", STEP_50_MS, steps=300, rounds=4, goal=1.005),
+]
+
+
+class BlockingRead(TrainerCallback):
+    """Reads the run in the training thread, every `READ_EVERY` steps."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._client = mlflow.MlflowClient()
+        self._run_id = mlflow.active_run().info.run_id
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % READ_EVERY == 0:
+            self._client.get_run(self._run_id)
+
+
+VARIANTS: dict[str, Callable[[Trainer], Any]] = {
+    "without us": lambda trainer: None,
+    "with us": attach,
+    f"blocking read every {READ_EVERY} steps": lambda trainer: trainer.add_callback(BlockingRead()),
+}
+BASE, OURS, _ = VARIANTS
+
+
+def train(size: Size, variant: str, steps: int, folder: str) -> float:
+    """Wall time of `trainer.train()` in seconds, with everything that it delivers at its end."""
+    trainer = make_trainer(size, steps, folder)
+    VARIANTS[variant](trainer)
+    with mlflow.start_run():
+        gc.collect()
+        started = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - started
+
+
+def measure(load: Load, steps: int, rounds: int, folder: str) -> dict[str, list[float]]:
+    """Wall times by variant, one a round."""
+    names = list(VARIANTS)
+    for variant in names:
+        train(load.size, variant, 30, folder)  # imports, connections, caches
+    times: dict[str, list[float]] = {variant: [] for variant in names}
+    for number in range(rounds):
+        turn = number % len(names)
+        for variant in names[turn:] + names[:turn]:
+            times[variant].append(train(load.size, variant, steps, folder))
+        shown = ", ".join(f"{name} {walls[-1]:.2f} s" for name, walls in times.items())
+        print(f"{load.name}, round {number + 1}: {shown}", flush=True)
+    return times
+
+
+def rows_of(load: Load, steps: int, times: dict[str, list[float]]) -> list[list[str]]:
+    """The table's rows for one load."""
+    rows = []
+    for variant, walls in times.items():
+        ratios = [wall / base for wall, base in zip(walls, times[BASE], strict=True)]
+        middle = statistics.median(ratios)
+        goal = ""
+        if variant == OURS:
+            goal = f"≤ {load.goal}: {'met' if middle <= load.goal else 'missed'}"
+        rows.append(
+            [
+                load.name,
+                variant,
+                f"{1000 * statistics.median(walls) / steps:.2f} ms",
+                f"{statistics.median(walls):.2f} s ({min(walls):.2f} to {max(walls):.2f})",
+                "1" if variant == BASE else f"{middle:.4f} ({min(ratios):.4f} to {max(ratios):.4f})",
+                goal,
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short run; README untouched")
+    parser.add_argument(
+        "--only", choices=[load.name for load in LOADS], help="this load alone; README untouched"
+    )
+    options = parser.parse_args()
+    rows = []
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        backend = f"sqlite:///{folder}/mlflow.db"
+        uri, _ = stack.enter_context(mlflow_server(Path(folder), backend))
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment("overhead")
+        for load in LOADS:
+            if options.only in (None, load.name):
+                steps = load.steps // 3 if options.quick else load.steps
+                rounds = 2 if options.quick else load.rounds
+                rows += rows_of(load, steps, measure(load, steps, rounds, folder))
+    head = ["step", "variant", "mean step", "wall: median (range)", "ratio: median (range)", "goal"]
+    publish("overhead", table(head, rows), quick=options.quick or options.only is not None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""`ftlab train`: from a config file to a finished run, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ftlab_mlflow.cli.failure import report
+from ftlab_mlflow.cli.output import emit
+from ftlab_mlflow.errors import FTLabError
+from ftlab_mlflow.training.methods import METHODS, Method
+
+if TYPE_CHECKING:
+    from ftlab_mlflow.training.train import Outcome, Training
+
+logger = logging.getLogger("ftlab_mlflow")
+
+_NOISY = ("alembic", "httpx", "mlflow")
+"""Loggers of other libraries that report every small thing they do."""
+_HELP = """Every key of TRL's config file is an option too (--learning_rate 1e-4) and overrides the file.
+Shorter names: --model (model_name_or_path) and --data (dataset_name: a JSONL, CSV or Parquet file, a folder,
+or a name on the Hugging Face hub). --model demo and --data demo need no network; with nothing given, they are used.
+
+Ours: --tracking_uri, --poll_interval (seconds), --limits '{learning_rate: [0, 0.001]}'.
+
+Exit codes: 0 finished, or stopped by request; 1 failed; 2 wrong usage; 130 or 143 after Ctrl-C or SIGTERM."""
+
+
+@click.group()
+def train() -> None:
+    """Train a model under live control."""
+
+
+def _command(method: Method) -> click.Command:
+    @click.command(
+        method.name,
+        help=f"{method.help}\n\n{_HELP}",
+        short_help=method.help,
+        context_settings={"ignore_unknown_options": True},
+    )
+    @click.option(
+        "--config", metavar="FILE", help="A YAML file as TRL takes it, with an optional section live:."
+    )
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else."
+    )
+    @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
+    @click.pass_context
+    def command(context: click.Context, config: str | None, as_json: bool, options: tuple[str, ...]) -> None:
+        with _terminal(quiet_stdout=as_json):
+            training = _training(method, config, options)
+            try:
+                outcome = _run(training)
+            except FTLabError as error:
+                if _is_stuck(training):
+                    _leave(report(error, as_json=as_json))
+                raise
+        if as_json:
+            emit(_document(outcome))
+        if _is_stuck(training):
+            _leave(outcome.exit_code)
+        context.exit(outcome.exit_code)
+
+    return command
+
+
+def _training(method: Method, path: str | None, options: tuple[str, ...]) -> Training:
+    from ftlab_mlflow.training.config import load_config
+
+    config = load_config(method, path, options)
+    from ftlab_mlflow.training.train import Training
+
+    return Training(config)
+
+
+def _run(training: Training) -> Outcome:
+    try:
+        outcome = training.run()
+    except FTLabError:
+        raise
+    except Exception as error:
+        # Mostly what a person must see in full: out of memory, a sample that does not fit, ...
+        traceback.print_exc()
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise FTLabError(f"the training failed: {type(error).__name__}: {text}") from error
+    loss = outcome.metrics.get("loss")
+    logger.info(
+        "%s at step %d%s; %s",
+        outcome.state.capitalize(),
+        outcome.step,
+        "" if loss is None else f", loss {loss:.4g}",
+        f"the model is in {outcome.saved}" if outcome.saved else "no model was saved",
+    )
+    return outcome
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "run_id": outcome.run_id,
+        "state": outcome.state,
+        "step": outcome.step,
+        "metrics": outcome.metrics,
+        "output_dir": outcome.output_dir,
+        "saved": outcome.saved,
+    }
+
+
+def _is_stuck(training: Training) -> bool:
+    """Whether MLflow would hold up the end of the process, with requests that are each tried for minutes."""
+    return training.log is not None and training.log.undelivered
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without a wait for the threads of other libraries."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _AboveProgressBar(logging.Handler):
+    """Log lines on stderr that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def _terminal(*, quiet_stdout: bool) -> Iterator[None]:
+    """Shows our log lines, but not other libraries' small talk; `quiet_stdout` keeps stdout for a document."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    handler = _AboveProgressBar()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(sys.stderr) if quiet_stdout else contextlib.nullcontext():
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+for _method in METHODS.values():
+    train.add_command(_command(_method))

@@ -1,0 +1,76 @@
+"""The few settings of our own, as one frozen value: argument > environment > config file > default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftlab_mlflow.errors import ConfigError
+
+_ENVIRONMENT = {"tracking_uri": "MLFLOW_TRACKING_URI", "poll_interval": "FTLAB_POLL_INTERVAL"}
+_KINDS = {
+    "tracking_uri": "a string",
+    "poll_interval": "seconds above 0",
+    "limits": "a (min, max) pair of numbers by parameter, such as {learning_rate: [0, 0.001]}",
+}
+
+Limits = dict[str, tuple[float | None, float | None]]
+
+
+class Settings(BaseModel):
+    """Where the runs are, and how a training listens.
+
+    Attributes:
+        tracking_uri: MLflow's tracking URI; None is MLflow's own default.
+        poll_interval: Seconds between two looks at a run's tags.
+        limits: Narrower (min, max) by parameter; None leaves a bound as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tracking_uri: str | None = None
+    poll_interval: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    limits: Limits = Field(default_factory=dict)
+
+    @classmethod
+    def resolve(
+        cls,
+        arguments: Mapping[str, Any],
+        file: Mapping[str, Any] | None = None,
+        file_name: str = "config file",
+    ) -> Settings:
+        """Settings from all their sources. A value that is None or empty counts as not given.
+
+        Args:
+            arguments: What was given on the command line, by name.
+            file: The `live:` section of a config file. file_name: What errors call that file.
+
+        Raises:
+            ConfigError: A name is unknown or a value is wrong; the text says where it was given.
+        """
+        environment = {name: os.environ.get(variable) for name, variable in _ENVIRONMENT.items()}
+        sources = [
+            (file or {}, f"{file_name}: live.{{}}"),
+            (environment, "{}"),
+            (arguments, "--{}"),
+        ]
+        values: dict[str, Any] = {}
+        named: dict[str, str] = {}
+        for source, label in sources:
+            for name, value in source.items():
+                if value is None or value == "":
+                    continue
+                shown = _ENVIRONMENT[name] if source is environment else label.format(name)
+                if name not in cls.model_fields:
+                    raise ConfigError(f"{shown} is no setting; there are {', '.join(cls.model_fields)}")
+                if isinstance(value, bool):  # pydantic would take it for a number
+                    raise ConfigError(f"{shown} must be {_KINDS[name]}, got {value}")
+                values[name], named[name] = value, shown
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            name = str(error.errors()[0]["loc"][0])
+            raise ConfigError(f"{named[name]} must be {_KINDS[name]}, got {values[name]!r}") from error

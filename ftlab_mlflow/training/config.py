@@ -1,0 +1,281 @@
+"""From a TRL config file and command-line options to checked arguments, before any model is loaded."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ftlab_mlflow.errors import ConfigError
+from ftlab_mlflow.settings import Settings
+from ftlab_mlflow.training.fields import Field, field_named, fields_of, shown
+from ftlab_mlflow.training.methods import Method
+
+ALIASES = {"model": "model_name_or_path", "data": "dataset_name"}
+"""Shorter names on the command line (and in a file)."""
+
+DEMO = "demo"
+"""The model and the data that need no network."""
+
+DEMO_DEFAULTS: Mapping[str, Any] = {
+    "max_steps": 240,
+    "max_length": 128,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 32,
+    "learning_rate": 2e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 10,
+    "logging_steps": 10,
+    "eval_strategy": "steps",
+    "eval_steps": 80,
+    "save_strategy": "steps",
+    "save_steps": 120,
+    "save_total_limit": 2,
+    "gradient_checkpointing": False,
+}
+"""For the demo model without a config file: about a minute on two CPU cores, with a loss that falls."""
+
+_SECTIONS = ("env", "live")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a training is made from. The middle four are TRL's own dataclasses.
+
+    Attributes:
+        given: What was asked for, by key, without the two sections: with TRL's defaults it is all of it.
+        defaulted: Keys of `given` that nobody asked for: defaults of the demo and of this machine.
+    """
+
+    method: Method
+    script: Any
+    training: Any
+    model: Any
+    mixture: Any
+    settings: Settings
+    given: Mapping[str, Any]
+    defaulted: frozenset[str]
+
+    def as_yaml(self, **resolved: Any) -> str:
+        """A config file that asks for the same training. No secrets, so no `env:` section and no token.
+
+        Args:
+            resolved: Values that were decided later, such as ``output_dir``.
+        """
+        values = {k: v for k, v in {**self.given, **resolved}.items() if not k.endswith("_token") and v != ""}
+        live = self.settings.model_dump(include={"poll_interval", "limits"}, mode="json")
+        return yaml.safe_dump({**values, "live": live}, sort_keys=False, allow_unicode=True)
+
+
+def load_config(method: Method, path: str | None, options: Sequence[str]) -> TrainConfig:
+    """Reads and checks everything.
+
+    Args:
+        path: A YAML file as TRL takes it, with an optional section ``live:``; None or empty for none.
+            Its section ``env:`` is put into the environment, before TRL and torch are imported.
+        options: Command-line words, ``--key value ...``; they override the file.
+
+    Raises:
+        ConfigError: Something is wrong; the text names the key, the file or the option and what is allowed.
+    """
+    file = _read_file(path) if path else {}
+    _apply_environment(file.pop("env", None), path)
+    live = file.pop("live", None) or {}
+    if not isinstance(live, dict):
+        raise ConfigError(f"{path}: live must be a mapping, got {shown(live)}")
+    from trl import ModelConfig, ScriptArguments
+    from trl.scripts.utils import DatasetMixtureConfig
+
+    types = (ScriptArguments, method.config_class(), ModelConfig, DatasetMixtureConfig)
+    known = fields_of(types)
+    words = _read_options(options, known)
+    own = {name: words.pop(name) for name in list(words) if name in Settings.model_fields}
+    if "tracking_uri" in live:
+        raise ConfigError(f"{path}: live.tracking_uri is unknown; use MLFLOW_TRACKING_URI or --tracking_uri")
+    settings = Settings.resolve(_parsed(own), live, str(path))
+    values: dict[str, Any] = {}
+    for source, label in ((file, f"{path}: {{}}"), (words, "--{}")):
+        for key, value in source.items():
+            name = ALIASES.get(key, key)
+            field = field_named(known, name, label.format(key))
+            if value != "":
+                values[name] = field.check(value, label.format(key))
+    asked = set(values)
+    _add_demo(values, has_file=bool(path))
+    _require(values, path)
+    _add_machine_defaults(values)
+    script, training, model, mixture = (_build(t, values, path) for t in types)
+    return TrainConfig(
+        method, script, training, model, mixture, settings, values, frozenset(set(values) - asked)
+    )
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config: there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config: {path} is no YAML: {_yaml_problem(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config: {path} must hold a YAML mapping (key: value), got {shown(content)}")
+    return content
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{problem} (line {mark.line + 1})" if mark else str(problem)
+
+
+def _apply_environment(section: Any, path: str | None) -> None:
+    if section is None:
+        return
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: env must be a mapping of names to values, got {shown(section)}")
+    for name, value in section.items():
+        if isinstance(value, dict | list) or not str(name) or "=" in str(name):
+            raise ConfigError(f"{path}: env.{name} must be one plain value, got {shown(value)}")
+        os.environ[str(name)] = str(value)
+
+
+def _read_options(words: Sequence[str], known: Mapping[str, Field]) -> dict[str, Any]:
+    """Options by key: text, a list of texts where a field takes several, or a flag's true or false."""
+    settings = {name: Field(name, str, ()) for name in Settings.model_fields}
+    allowed = {**known, **settings, **{short: known[name] for short, name in ALIASES.items()}}
+    options: dict[str, Any] = {}
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise ConfigError(f"{shown(word)} belongs to no option; options are --key value")
+        written, equals, inline = word[2:].partition("=")
+        key = written.replace("-", "_")
+        if key not in allowed and key.removeprefix("no_") in allowed and allowed[key[3:]].is_flag:
+            options[key[3:]] = False
+            continue
+        field = field_named(allowed, key, f"--{written}")
+        values = [inline] if equals else []
+        while not equals and left and not left[0].startswith("--"):
+            values.append(left.pop(0))
+        options[key] = _option_value(field, values, written)
+    return options
+
+
+def _option_value(field: Field, values: list[str], written: str) -> Any:
+    if field.is_nested:
+        raise ConfigError(f"--{written} can only be given in the config file")
+    if field.is_list and not (len(values) == 1 and str in field.members):
+        # `mlflow run -P` gives several values as one word.
+        return [part for value in values for part in re.split(r"[\s,]+", value) if part] or ""
+    if len(values) > 1:
+        raise ConfigError(f"--{written} takes one value; {shown(values[1])} belongs to no option")
+    if not values and not field.is_flag:
+        raise ConfigError(f"--{written} needs a value")
+    return values[0] if values else True
+
+
+def _parsed(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits on the command line are YAML (or JSON)."""
+    try:
+        return {k: yaml.safe_load(v) if k == "limits" else v for k, v in own.items()}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--limits is no YAML: {_yaml_problem(error)}") from error
+
+
+def _add_demo(values: dict[str, Any], *, has_file: bool) -> None:
+    names_data = values.get("dataset_name") or values.get("datasets")
+    if not has_file and not values.get("model_name_or_path") and not names_data:
+        values["model_name_or_path"] = DEMO
+    if values.get("model_name_or_path") != DEMO:
+        return
+    if not names_data:
+        values["dataset_name"] = DEMO
+    if has_file:
+        return
+    for name, value in DEMO_DEFAULTS.items():
+        if name == "max_steps" and "num_train_epochs" in values:
+            continue  # it would win over the epochs that were asked for
+        values.setdefault(name, value)
+
+
+def _require(values: Mapping[str, Any], path: str | None) -> None:
+    """Raises: ConfigError: model or data are missing, or a local path in their place does not exist."""
+    where = f"{path}: " if path else ""
+    for name, short, kinds in (
+        ("model_name_or_path", "model", "a folder, a model on the Hugging Face hub, or 'demo'"),
+        ("dataset_name", "data", "a file, a folder, a dataset on the Hugging Face hub, or 'demo'"),
+    ):
+        value = values.get(name)
+        if not value and not (name == "dataset_name" and values.get("datasets")):
+            raise ConfigError(f"{where}{name} is missing: --{short} takes {kinds}")
+        if value and is_path(value) and not Path(value).expanduser().exists():
+            raise ConfigError(f"{where}{name}: there is no file or folder {value}")
+    _require_checkpoint(values, where)
+
+
+def _require_checkpoint(values: Mapping[str, Any], where: str) -> None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    asked = values.get("resume_from_checkpoint")
+    if asked is True:
+        folder = values.get("output_dir")
+        if not folder or not Path(folder).is_dir() or get_last_checkpoint(folder) is None:
+            where += "resume_from_checkpoint: there is no checkpoint in output_dir"
+            raise ConfigError(f"{where} ({folder or 'which is not given'})")
+    elif asked and not Path(asked).is_dir():
+        raise ConfigError(f"{where}resume_from_checkpoint: there is no folder {asked}")
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only mean a place on this machine, never one on the hub (``owner/name``)."""
+    is_file = Path(name).suffix in (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".yaml")
+    return is_file or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith("/")
+
+
+def _add_machine_defaults(values: dict[str, Any]) -> None:
+    """TRL's own defaults need a GPU that has bfloat16; what was not asked for follows this machine."""
+    import torch
+
+    has_accelerator = torch.accelerator.is_available() and not values.get("use_cpu")
+    if (
+        not values.get("fp16")
+        and values.get("bf16") is None
+        and not (has_accelerator and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    ):
+        values["bf16"] = False
+    if not has_accelerator:
+        values.setdefault("dataloader_pin_memory", False)
+    report_to = values.get("report_to", [])
+    listed = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    if "all" not in listed and "mlflow" not in listed:
+        values["report_to"] = [name for name in listed if name != "none"] + ["mlflow"]
+
+
+def _build(dataclass_type: Any, values: Mapping[str, Any], path: str | None) -> Any:
+    # A copy, because the classes fill in what they are given.
+    own = copy.deepcopy({name: values[name] for name in fields_of([dataclass_type]) if name in values})
+    try:
+        with _expected_warnings_off():
+            return dataclass_type(**own)
+    except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError) as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: {text}" if path else text) from error
+
+
+@contextmanager
+def _expected_warnings_off() -> Iterator[None]:
+    """TRL's own default is a name that transformers calls deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`gradient_checkpointing", category=FutureWarning)
+        yield
