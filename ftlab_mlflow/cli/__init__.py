@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
         code = cli.main(list(arguments), prog_name="ftlab", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has gone (`ftlab runs | head -1`): 1, as click has it where it sees it first.
+        # Whoever read the output has gone (`ftlab runs | head -1`): 1, as click itself has it.
         # Python must not try again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

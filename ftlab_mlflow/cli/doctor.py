@@ -180,9 +180,12 @@ def _one_attempt() -> Iterator[None]:
     """MLflow's client tries a call for minutes; in here once, and not for long."""
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 
-    settings = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: "0", MLFLOW_HTTP_REQUEST_TIMEOUT: str(mlflow_store.TIMEOUT_S)}
-    before = {setting.name: os.environ.get(setting.name) for setting in settings}
-    os.environ.update({setting.name: value for setting, value in settings.items()})
+    settings = {
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.name: "0",
+        MLFLOW_HTTP_REQUEST_TIMEOUT.name: str(mlflow_store.TIMEOUT_S),
+    }
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:

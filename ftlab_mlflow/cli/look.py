@@ -12,6 +12,7 @@ from ftlab_mlflow.cli.view import (
     answer_text,
     entry_document,
     outcome_text,
+    reasoned_text,
     request_text,
     steps_text,
 )
@@ -20,6 +21,7 @@ from ftlab_mlflow.control.surface import Param
 from ftlab_mlflow.control.wire import shown_value
 
 STATE_STYLES = {"running": "green", "paused": "yellow", "lost": "red", "failed": "red", "unreadable": "red"}
+REQUEST_HEADINGS = ("when", "by", "request", "answer", "step>", "outcome")
 
 
 @click.command()
@@ -134,22 +136,19 @@ def history(run: str, tracking_uri: str | None, as_json: bool) -> None:
     if as_json:
         emit({"run_id": live.run_id, "requests": [entry_document(entry) for entry in entries]})
     elif entries:
-        headings = ("when", "by", "via", "request", "reason", "answer", "step>", "outcome")
-        show(table(headings, map(history_row, entries)))
+        show(table(REQUEST_HEADINGS, map(request_row, entries)))
     else:
         say(f"No requests yet. `ftlab set {run} learning_rate=…` makes one.")
 
 
-def history_row(entry: Entry) -> tuple[object, ...]:
-    """A request with its answer as one row of a table."""
+def request_row(entry: Entry) -> tuple[object, ...]:
+    """A request with its answer as one row under `REQUEST_HEADINGS`."""
     update, ack = entry.update, entry.ack
     answer = answer_text(entry)
     return (
         clock(update.at if update else None),
-        update and update.by,
-        update and update.via,
-        request_text(entry),
-        update and update.reason,
+        " via ".join(text for text in (update.by, update.via) if text) if update else "",
+        reasoned_text(entry),
         cell(answer, answer_style(answer)),
         ack and ack.step,
         outcome_text(ack) or (f"id {entry.id}" if answer == "pending" else ""),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
 from ftlab_mlflow.control.client import LiveRun
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
-from ftlab_mlflow.errors import ConfigError, MissingExtra, RunNotFound, StoreError
+from ftlab_mlflow.errors import RunNotFound, StoreError
 
-_POSTGRES_DRIVERS = ("psycopg", "psycopg2")
+POSTGRES_TIMEOUT_S = 8
+"""Seconds in which a PostgreSQL server must accept a connection; its drivers wait for minutes."""
 
 
 def effective_uri(tracking_uri: str | None) -> str:
@@ -38,12 +40,9 @@ def open_store(tracking_uri: str | None) -> MlflowRunStore:
     uri = effective_uri(tracking_uri)
     if file := sqlite_file(uri):
         _check_sqlite(file)
-    try:
-        return MlflowRunStore(uri)
-    except ModuleNotFoundError as error:
-        if error.name in _POSTGRES_DRIVERS:
-            raise MissingExtra(error.name, "postgres") from error
-        raise ConfigError(f"the database driver {error.name} is not installed: pip install it") from error
+    # libpq's own setting: it also holds for the connections that MLflow makes later.
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(POSTGRES_TIMEOUT_S))
+    return MlflowRunStore(uri)
 
 
 def _check_sqlite(file: Path) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _PIPE_WIDTH = 10_000
-"""Columns where the output is no terminal: there a line is for another program and is never folded."""
+"""Width where the output is no terminal: there a line is for another program and is never folded."""
+
+_NEVER_FOLDED = frozenset({"id", "state", "answer", "when", "pending request"})
 
 
 def emit(document: Mapping[str, Any], *, indent: int | None = 2) -> None:
@@ -73,14 +75,22 @@ def cell(value: object, style: str = "") -> Text:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table of foreign texts. A heading that ends with `>` is a column of numbers."""
+    """A table of foreign texts. A heading that ends with `>` is a column of numbers.
+
+    Where the terminal is narrow, long texts are folded, and figures, ids and times are not.
+    """
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for heading in headings:
         is_number = heading.endswith(">")
-        made.add_column(heading.rstrip(">"), justify="right" if is_number else "left", overflow="fold")
+        made.add_column(
+            heading.rstrip(">"),
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=is_number or heading in _NEVER_FOLDED,
+        )
     for row in rows:
         made.add_row(*(item if isinstance(item, Text) else cell(item) for item in row))
     return made
@@ -98,4 +108,4 @@ def age(seconds: float | None) -> str:
 
 def clock(at: datetime | None) -> str:
     """A time as a person reads it, in this machine's time zone."""
-    return "" if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+    return "" if at is None else f"{at.astimezone():%m-%d %H:%M:%S}"

@@ -26,7 +26,8 @@ _NOISY = ("alembic", "httpx", "mlflow")
 """Loggers of other libraries that report every small thing they do."""
 _HELP = """Every key of TRL's config file is an option too (--learning_rate 1e-4) and overrides the file.
 Shorter names: --model (model_name_or_path) and --data (dataset_name: a JSONL, CSV or Parquet file, a folder,
-or a name on the Hugging Face hub). --model demo and --data demo need no network; with nothing given, they are used.
+or a name on the Hugging Face hub). --model demo and --data demo need no network; they are used if neither is
+given.
 
 Ours: --tracking_uri, --poll_interval (seconds), --limits '{learning_rate: [0, 0.001]}'.
 
@@ -139,7 +140,7 @@ class _AboveProgressBar(logging.Handler):
 
 @contextlib.contextmanager
 def _terminal(*, quiet_stdout: bool) -> Iterator[None]:
-    """Shows our log lines, but not other libraries' small talk; `quiet_stdout` keeps stdout for a document."""
+    """Shows our log lines, not other libraries' small talk; `quiet_stdout` keeps stdout for one document."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -159,6 +159,12 @@ def request_text(entry: Entry) -> str:
     return f"unreadable: {entry.error}" if entry.update is None else update_text(entry.update)
 
 
+def reasoned_text(entry: Entry) -> str:
+    """What was asked for and why, on one line."""
+    reason = entry.update.reason if entry.update else None
+    return f"{request_text(entry)} ({reason})" if reason else request_text(entry)
+
+
 def update_text(update: Update) -> str:
     """What a request asks for, on one line."""
     values = update.args if update.set is None else update.set

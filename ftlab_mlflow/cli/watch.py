@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from ftlab_mlflow.cli.look import STATE_STYLES, answer_style
+from ftlab_mlflow.cli.look import REQUEST_HEADINGS, STATE_STYLES, request_row
 from ftlab_mlflow.cli.opening import open_run
 from ftlab_mlflow.cli.options import DURATION, common, run_argument
 from ftlab_mlflow.cli.output import age, cell, console, emit, is_terminal, say, table
@@ -18,6 +18,7 @@ from ftlab_mlflow.cli.view import (
     answer_text,
     entry_document,
     outcome_text,
+    reasoned_text,
     request_text,
     steps_text,
 )
@@ -106,7 +107,7 @@ def changes(before: RunView | None, view: RunView) -> Iterator[Event]:
         is_new = entry.id not in known and (before is not None or not entry.answered)
         if is_new:
             who = entry.update and entry.update.by
-            yield "request", entry_document(entry), f"request {entry.id} by {who}: {_with_reason(entry)}"
+            yield "request", entry_document(entry), f"request {entry.id} by {who}: {reasoned_text(entry)}"
         if entry.answered and (is_new or known.get(entry.id) is False):
             yield "answer", entry_document(entry), _answer_line(entry)
 
@@ -127,11 +128,6 @@ def _answer_line(entry: Entry) -> str:
     at = f" at step {entry.ack.step}" if entry.ack else ""
     outcome = outcome_text(entry.ack) or request_text(entry)
     return f"{answer_text(entry)} {entry.id}{at}: {outcome}"
-
-
-def _with_reason(entry: Entry) -> str:
-    reason = entry.update.reason if entry.update else None
-    return f"{request_text(entry)} ({reason})" if reason else request_text(entry)
 
 
 class _Lines:
@@ -207,19 +203,5 @@ def _drawn(view: RunView, notice: str) -> RenderableType:
     if notice:
         parts.append(cell(notice, "yellow"))
     if view.entries:
-        rows = map(_request_row, view.entries[-_SHOWN_REQUESTS:])
-        parts += ["", table(("at", "by", "request", "answer", "step>", "outcome"), rows)]
+        parts += ["", table(REQUEST_HEADINGS, map(request_row, view.entries[-_SHOWN_REQUESTS:]))]
     return Group(*parts)
-
-
-def _request_row(entry: Entry) -> tuple[object, ...]:
-    update, ack = entry.update, entry.ack
-    answer = answer_text(entry)
-    return (
-        f"{update.at.astimezone():%H:%M:%S}" if update else "",
-        update and update.by,
-        _with_reason(entry),
-        cell(answer, answer_style(answer)),
-        ack and ack.step,
-        outcome_text(ack),
-    )

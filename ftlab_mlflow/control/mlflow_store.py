@@ -8,6 +8,7 @@ retry for minutes, and no protobuf in between. mlflow is imported when a store i
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,13 +17,14 @@ from typing import Any, Protocol
 
 from ftlab_mlflow.control.store import NOT_ENDED, Point, RunData, RunStatus
 from ftlab_mlflow.control.tags import STATUS
-from ftlab_mlflow.errors import RunNotFound, StoreError, StoreUnavailable
+from ftlab_mlflow.errors import ConfigError, MissingExtra, RunNotFound, StoreError, StoreUnavailable
 
 TIMEOUT_S = 10
 """Seconds that one call to a tracking server may take."""
 
 _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
+_POSTGRES_DRIVERS = ("psycopg", "psycopg2")
 _PAGE = 1000
 _HISTORY_PAGE = 25_000
 
@@ -44,6 +46,7 @@ class MlflowRunStore:
 
     Raises:
         StoreError: MLflow cannot open this tracking URI.
+        MissingExtra, ConfigError: The database's driver is not installed.
     """
 
     def __init__(self, tracking_uri: str | None = None) -> None:
@@ -66,10 +69,15 @@ class MlflowRunStore:
                 raise RunNotFound(text) from error
             if error.error_code in _REFUSALS:
                 raise StoreError(text) from error
-            raise StoreUnavailable(f"the tracking store {self.shown_uri} failed: {text}") from error
+            raise self._unavailable(error) from error
         except (OSError, ValueError, KeyError) as error:
-            text = _first_line(error)
-            raise StoreUnavailable(f"the tracking store {self.shown_uri} failed: {text}") from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: BaseException) -> StoreUnavailable:
+        # The innermost error says it best: "[Errno 111] Connection refused".
+        while nested := error.__cause__ or error.__context__:
+            error = nested
+        return StoreUnavailable(f"the tracking store {self.shown_uri} failed: {_first_line(error)}")
 
     @property
     def shown_uri(self) -> str:
@@ -108,7 +116,7 @@ class MlflowRunStore:
         return sorted(points, key=lambda p: (p.step, p.timestamp))
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return _without_credentials(lines[0])[:300]
 
@@ -132,10 +140,15 @@ def _try_database(uri: str) -> None:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
+    is_set = uri.startswith("mssql") or "PGCONNECT_TIMEOUT" in os.environ  # libpq's own setting
     try:
-        engine = create_engine(uri)
+        engine = create_engine(uri, connect_args={} if is_set else {"connect_timeout": TIMEOUT_S})
         engine.connect().close()
         engine.dispose()
+    except ModuleNotFoundError as error:
+        if error.name in _POSTGRES_DRIVERS:
+            raise MissingExtra(error.name, "postgres") from error
+        raise ConfigError(f"the database driver {error.name} is not installed: pip install it") from error
     except SQLAlchemyError as error:
         shown = _without_credentials(uri)
         raise StoreUnavailable(f"the tracking store {shown} failed: {_first_line(error)}") from error

@@ -202,6 +202,6 @@ def _params(value: object) -> dict[str, Param]:
 
 def same_value(a: object, b: object) -> bool:
     """Whether two values are the same to the protocol: numbers within a relative 1e-9."""
-    if isinstance(a, bool) or isinstance(b, bool) or not wire.is_finite(a) or not wire.is_finite(b):
+    if not wire.is_finite(a) or not wire.is_finite(b):
         return type(a) is type(b) and a == b
     return math.isclose(a, b, rel_tol=1e-9)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ class TrainConfig:
         Args:
             resolved: Values that were decided later, such as ``output_dir``.
         """
-        values = {k: v for k, v in {**self.given, **resolved}.items() if not k.endswith("_token") and v != ""}
+        values = _without_secrets({**self.given, **resolved})
         live = self.settings.model_dump(include={"poll_interval", "limits"}, mode="json")
         return yaml.safe_dump({**values, "live": live}, sort_keys=False, allow_unicode=True)
 
@@ -98,8 +98,6 @@ def load_config(method: Method, path: str | None, options: Sequence[str]) -> Tra
     known = fields_of(types)
     words = _read_options(options, known)
     own = {name: words.pop(name) for name in list(words) if name in Settings.model_fields}
-    if "tracking_uri" in live:
-        raise ConfigError(f"{path}: live.tracking_uri is unknown; use MLFLOW_TRACKING_URI or --tracking_uri")
     settings = Settings.resolve(_parsed(own), live, str(path))
     values: dict[str, Any] = {}
     for source, label in ((file, f"{path}: {{}}"), (words, "--{}")):
@@ -116,6 +114,14 @@ def load_config(method: Method, path: str | None, options: Sequence[str]) -> Tra
     return TrainConfig(
         method, script, training, model, mixture, settings, values, frozenset(set(values) - asked)
     )
+
+
+def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_secrets(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if key not in ("hub_token", "token")
+    }
 
 
 def _read_file(path: str) -> dict[str, Any]:
@@ -269,8 +275,14 @@ def _build(dataclass_type: Any, values: Mapping[str, Any], path: str | None) -> 
         with _expected_warnings_off():
             return dataclass_type(**own)
     except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError) as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = first_words(error)
         raise ConfigError(f"{path}: {text}" if path else text) from error
+
+
+def first_words(error: BaseException) -> str:
+    """What an error of another library says, on one line and not too long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftlab_mlflow.errors import ConfigError
-from ftlab_mlflow.training.config import DEMO, TrainConfig, is_path
+from ftlab_mlflow.training.config import DEMO, TrainConfig, first_words, is_path
 from ftlab_mlflow.training.demo_data import demo_samples
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -24,7 +24,7 @@ _FORMATS = {
 _HELD_OUT = 0.05
 """Share of the training samples that is held out where an evaluation is wanted and no split was made."""
 _ERRORS = (OSError, ValueError, RuntimeError, LookupError, ImportError)
-"""What datasets and the hub's client raise for data that is not there or cannot be read."""
+"""What `datasets` and the hub's client raise, besides their own, for data that is not there or not readable."""
 
 
 class Data(NamedTuple):
@@ -107,12 +107,13 @@ def _load_from_hub(name: str, script: Any) -> Any:
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
+
     try:
         yield
-    except _ERRORS as error:
-        cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" else None
-        text = (str(cause or error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{what}: {text[:300]}") from error
+    except (DatasetsError, *_ERRORS) as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None
+        raise ConfigError(f"{what}: {first_words(cause or error)}") from error
 
 
 def _split(splits: Any, name: str, source: str) -> Any:

@@ -11,6 +11,7 @@ from transformers.integrations import MLflowCallback
 from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 from ftlab_mlflow.errors import ConfigError, RunNotFound, StoreError
+from ftlab_mlflow.plugin import RunContext
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -53,6 +54,8 @@ class RunLog:
             if not joined and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
                 mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT)
             run = mlflow.start_run(run_name=run_name)
+            if joined:  # MLflow asks its context providers only about runs that it starts here
+                mlflow.set_tags(RunContext().tags())
         except mlflow.MlflowException as error:
             raise ConfigError(f"MLflow cannot start this run: {str(error).splitlines()[0]}") from error
         self.run_id: str = run.info.run_id

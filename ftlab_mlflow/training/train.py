@@ -20,7 +20,7 @@ from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.wire import shown_value
 from ftlab_mlflow.errors import ConfigError, StoreError
 from ftlab_mlflow.training.callback import LiveControl, attach
-from ftlab_mlflow.training.config import DEMO, TrainConfig
+from ftlab_mlflow.training.config import DEMO, TrainConfig, first_words
 from ftlab_mlflow.training.data import Data, load_data
 from ftlab_mlflow.training.demo_model import demo_model
 from ftlab_mlflow.training.run_log import ParameterLog, RunLog
@@ -146,8 +146,8 @@ class Training:
                 peft_config=get_peft_config(model),
             )
         except (OSError, ValueError, ImportError) as error:
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"{model.model_name_or_path} cannot be trained: {text}") from error
+            named = model.model_name_or_path
+            raise ConfigError(f"{named} cannot be trained: {first_words(error)}") from error
         trainer.remove_callback(MLflowCallback)
         trainer.add_callback(ParameterLog)
         return trainer

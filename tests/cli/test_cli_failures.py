@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cli_helpers import LIMIT_S, Ftlab, WrittenRun, ftlab_process, request_id
 
+from ftlab_mlflow.cli import opening
 from ftlab_mlflow.control import mlflow_store
 
 VERBS_ON_A_STORE = (
@@ -77,6 +78,23 @@ def test_a_silent_server_is_given_up_after_the_time_limit(
             assert "127.0.0.1" in result.err + result.out
             limit = 10 if arguments == ("doctor",) else 3  # doctor also imports torch
             assert time.monotonic() - began < limit, arguments
+
+
+def test_a_silent_postgresql_is_given_up_after_the_time_limit(
+    ftlab: Ftlab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert opening.POSTGRES_TIMEOUT_S <= 10
+    monkeypatch.setattr(opening, "POSTGRES_TIMEOUT_S", 2)  # the least that libpq takes
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "to be restored")
+    monkeypatch.delenv("PGCONNECT_TIMEOUT")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        result = ftlab(
+            "runs", "--tracking-uri", f"postgresql://u:secret@127.0.0.1:{silent.getsockname()[1]}/db"
+        )
+    assert time.monotonic() - began < 6
+    assert_clean(result)
+    assert "timeout expired" in result.err
 
 
 def test_wrong_addresses_are_one_clear_line(ftlab: Ftlab, tmp_path: Path, closed_port: int) -> None:

@@ -195,42 +195,42 @@ class Cable:
 
     def __init__(self, port: int) -> None:
         self._target = ("127.0.0.1", port)
-        self._listening: socket.socket | None = None
+        self._threads: list[threading.Thread] = []
+        self._is_out = threading.Event()
         self.port = 0
         self.plug_in()
 
     def plug_in(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", self.port))
-        self.port = self._listening.getsockname()[1]
-        threading.Thread(target=self._accept, args=(self._listening,)).start()
+        listening = socket.create_server(("127.0.0.1", self.port))
+        self.port = listening.getsockname()[1]
+        self._is_out.clear()
+        self._start(self._accept, listening)
 
     def pull_out(self) -> None:
-        assert self._listening is not None
-        # Wakes the thread in accept(); close() alone would not.
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
+        self._is_out.set()
+        while self._threads:
+            self._threads.pop().join(LIMIT_S)
+
+    def _start(self, work: Callable[..., None], *sockets: socket.socket) -> None:
+        thread = threading.Thread(target=work, args=sockets)
+        self._threads.append(thread)
+        thread.start()
 
     def _accept(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listening.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self._target)
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, sink)).start()
+        with listening:
+            while not self._is_out.is_set():
+                if select.select([listening], [], [], 0.05)[0]:
+                    self._start(self._forward, listening.accept()[0])
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-                if self._listening is not None and self._listening.fileno() < 0:
-                    break
-        except OSError:
-            pass  # the other direction ended it
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+    def _forward(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self._target) as server:
+            other = {client: server, server: client}
+            while not self._is_out.is_set():
+                for source in select.select([client, server], [], [], 0.05)[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    other[source].sendall(data)
 
 
 def test_a_server_that_is_away_for_a_moment_is_waited_for(mlflow_server: Any) -> None:

@@ -59,7 +59,8 @@ def writers() -> Iterator[list[Writer]]:
         assert _hear(writer) == "ready"
     yield started
     for writer in started:
-        writer.communicate(timeout=60)
+        writer.kill()
+        writer.communicate()
 
 
 @pytest.mark.parametrize("where", ["sqlite", "http"])

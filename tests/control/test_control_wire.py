@@ -7,7 +7,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from control_samples import AT, AT_TEXT, value_or_error
@@ -44,6 +44,17 @@ def test_the_fraction_of_a_millisecond_is_in_the_id() -> None:
 def test_ids_increase_strictly_within_a_millisecond() -> None:
     ids = [wire.new_id() for _ in range(20_000)]
     assert all(a < b for a, b in pairwise(ids))
+
+
+@pytest.mark.parametrize("step_ns", [0, -1, -3_600 * 10**9, 100])
+def test_ids_increase_though_the_clock_stands_still_or_goes_back(
+    monkeypatch: pytest.MonkeyPatch, step_ns: int
+) -> None:
+    last = wire.new_id()
+    clock = count(time.time_ns(), step_ns)
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock))
+    ids = [last, *(wire.new_id() for _ in range(10))]
+    assert all(uuid.UUID(a).int >> 64 < uuid.UUID(b).int >> 64 for a, b in pairwise(ids))
 
 
 def test_ids_from_threads_are_distinct_and_increase_in_each() -> None:

@@ -411,9 +411,9 @@ def test_a_fast_store_is_asked_at_the_poll_interval(new_line: NewLine) -> None:
 
 def test_posting_never_waits_for_the_store(line: Line) -> None:
     line.begin()
-    line.store.write_s = LIMIT_S
     line.send("a", set={"rate": 0.2})
     line.looked()
+    line.store.write_s = LIMIT_S
     line.step()
     assert line.store.writing.wait(LIMIT_S)
     began = time.monotonic()

@@ -188,7 +188,8 @@ class FlakyStore:
     Attributes:
         away: Whether every call raises `StoreUnavailable`.
         refused: Keys that it refuses to write. loses_answers: Whether writes happen and then raise.
-        get_s, write_s: Seconds that a call takes. writing: Set while a write takes so long. gets, failures: Number of calls that worked, that did not.
+        get_s, write_s: Seconds that a call takes. writing: Set while a write takes so long.
+        gets, failures: Number of looks that worked, of calls that did not.
         writes: Keys of every write that worked.
     """
 
