@@ -22,7 +22,7 @@ from typing import Any
 from report import publish, quantile, table
 from servers import mlflow_server
 
-from ftlab_mlflow import LiveRun, MlflowRunStore
+from ftlab_mlflow import LiveRun, MlflowRunStore, NotLive
 from ftlab_mlflow.control.store import Point
 
 POLL_INTERVAL = 1.0
@@ -122,10 +122,14 @@ def measure(name: str, uri: str, folder: str, requests: int) -> list[str]:
 def wait_until_running(run: LiveRun) -> None:
     """Returns when the training takes requests."""
     end = time.monotonic() + 120
-    while run.data().tags.get("ftlab.status", "").find('"running"') < 0:
-        if time.monotonic() > end:
-            raise RuntimeError("the training did not begin within 120 s")
+    while time.monotonic() < end:
+        try:
+            if run.status().state == "running":
+                return
+        except NotLive:  # it has not written anything yet
+            pass
         time.sleep(0.5)
+    raise RuntimeError("the training did not begin within 120 s")
 
 
 def main() -> None:

@@ -53,8 +53,10 @@ class BlockingRead(TrainerCallback):
     """Reads the run in the training thread, every `READ_EVERY` steps."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        run = mlflow.active_run()
+        assert run is not None
         self._client = mlflow.MlflowClient()
-        self._run_id = mlflow.active_run().info.run_id
+        self._run_id = run.info.run_id
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % READ_EVERY == 0:

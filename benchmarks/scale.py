@@ -43,8 +43,8 @@ POLL_INTERVAL = 1.0
 PROCESSES = 4
 SETTLE_S = 20.0
 """Seconds that listeners run before they are measured: they start in turn, and find their interval."""
-WINDOW_S = 40.0
-LAST_LOOK_S = 15.0
+WINDOW_S = 35.0
+LAST_LOOK_S = 12.0
 """Seconds given after the window to see what was written in it."""
 PROBES_PER_S = 5.0
 NAMES = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")

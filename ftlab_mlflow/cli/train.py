@@ -130,7 +130,7 @@ class _AboveProgressBar(logging.Handler):
     """Log lines on stderr that leave a progress bar whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm  # type: ignore[import-untyped]
+        from tqdm import tqdm
 
         try:
             tqdm.write(self.format(record), file=sys.stderr)

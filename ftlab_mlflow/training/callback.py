@@ -9,10 +9,11 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
@@ -96,24 +97,33 @@ class LiveControl(TrainerCallback, ExportableState):
         """The MLflow run that this training listens on; None before it has begun."""
         return self._live.run_id if self._live else None
 
-    def bind(self, trainer: Trainer) -> None:
+    @property
+    def outcome(self) -> State | None:
+        """The state that the training is in or has ended in; None before it has begun."""
+        return self._live.session.state if self._live else None
+
+    def bind(self, trainer: Trainer, *, is_training: bool = False) -> None:
         """Remembers the trainer, and hears of the exceptions that end its training."""
         if _bound_control(trainer, self) is not self or self._trainer is trainer:
             return
         self._trainer = trainer
-        train = trainer.train
+        # `Trainer.add_callback` tells the callback nothing: when it first hears of its trainer, `train` has
+        # been called already, and only the parts of it that are still to come can be heard.
+        for name in ("_run_epoch", "_finalize_training") if is_training else ("train",):
+            setattr(trainer, name, self._heard(getattr(trainer, name)))
 
-        @functools.wraps(train)
+    def _heard(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
         def heard(*args: Any, **kwargs: Any) -> Any:
             try:
-                result = train(*args, **kwargs)
+                result = method(*args, **kwargs)
             except BaseException as error:
                 self._failed(error)
                 raise
             self._raise_signal()
             return result
 
-        trainer.train = heard
+        return heard
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of this callback (transformers' `ExportableState`)."""
@@ -128,11 +138,13 @@ class LiveControl(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = _calling_trainer(self)
         original = _bound_control(trainer, self)
-        original.bind(trainer)
+        original.bind(trainer, is_training=True)
         if original is not self:
             # transformers made this object anew from a checkpoint (restore_callback_states_from_checkpoint):
             # it is the one that `attach` returned, under another name.
             self.__dict__ = original.__dict__
+        # A checkpoint that was written without live control has no place for its state.
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if args.world_size > 1:
             logger.warning("Live control is off: it does not work on several ranks yet")
             return
@@ -163,13 +175,22 @@ class LiveControl(TrainerCallback, ExportableState):
     # --- the end of training, seen from outside of it ---------------------------------------------
 
     def _failed(self, error: BaseException) -> None:
-        if self._live is not None and self._live.is_open:
+        if self._live is not None and self._live.is_open and not self._is_tried_again(error):
             stopped = isinstance(error, KeyboardInterrupt)
             text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
             self._live.end("stopped" if stopped else "failed", None if stopped else text)
 
+    def _is_tried_again(self, error: BaseException) -> bool:
+        """Whether transformers begins anew with a smaller batch."""
+        return (
+            self._trainer is not None
+            and self._trainer.args.auto_find_batch_size
+            and isinstance(error, Exception)
+            and should_reduce_batch_size(error)
+        )
+
     def _raise_signal(self) -> None:
-        if self._live is not None:
+        if self._live is not None and not self._live.is_open:
             self._live.signals.raise_received()
 
 
@@ -202,12 +223,22 @@ class _Live:
         self._host = _TrainerHost(trainer)
         self._schedule = self._lay_schedule()
         self._listener = Listener(store, run_id, self._heartbeat, poll_interval)
+        try:
+            self.session = self._new_session(limits)
+        except ConfigError:
+            if self._run:
+                self._run.end("failed", reachable=True)
+            raise
+        self.signals = StopSignals(lambda: self.session.interrupt(self._stop_by_signal))
+        self.is_open = True
+
+    def _new_session(self, limits: Limits) -> Session:
         tunables, unsupported = build_tunables(self._trainee(), limits)
         commands = ["pause", "resume", "stop", "checkpoint", "evaluate", "cancel"]
         if not self._host.can_evaluate:
             commands.remove("evaluate")
             unsupported["evaluate"] = "there is no evaluation data"
-        self.session = Session(
+        return Session(
             id=self._session_id,
             tunables=tunables,
             unsupported=unsupported,
@@ -216,8 +247,6 @@ class _Live:
             outbox=self._listener,
             describe=self._describe,
         )
-        self.signals = StopSignals(lambda: self.session.interrupt(self._stop_by_signal))
-        self.is_open = True
 
     def begin(self) -> None:
         """Reads the run's history, brings it into force, and starts to listen."""
@@ -260,6 +289,8 @@ class _Live:
         if isinstance(stored, list):
             stored = stored[0]
         saved = dict(stored.get("attributes", {}).get("saved") or {})
+        if saved and saved["step"] != self._trainer.state.global_step:
+            return {}  # of no checkpoint, but of an earlier training of this very object
         if saved and saved["run_id"] != self.run_id:
             # A checkpoint of another run: its values go on here, its answers belong there.
             saved = {key: saved[key] for key in ("values", "asked")}

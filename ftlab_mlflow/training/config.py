@@ -30,7 +30,7 @@ DEMO_DEFAULTS: Mapping[str, Any] = {
     "max_length": 128,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 32,
-    "learning_rate": 2e-3,
+    "learning_rate": 1e-3,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 10,
     "logging_steps": 10,

@@ -24,7 +24,7 @@ _FORMATS = {
 _HELD_OUT = 0.05
 """Share of the training samples that is held out where an evaluation is wanted and no split was made."""
 _ERRORS = (OSError, ValueError, RuntimeError, LookupError, ImportError)
-"""What `datasets` and the hub's client raise, besides their own, for data that is not there or not readable."""
+"""What `datasets` and the hub's client raise, besides their own, for data that cannot be had or read."""
 
 
 class Data(NamedTuple):

@@ -22,6 +22,9 @@ RUN_STATUS: dict[State, RunStatus] = {
 
 Owner = Literal["training", "user"]
 
+_not_finished: dict[str, TrainingRun] = {}
+"""By run id: the last training, if it was stopped or failed and its run goes on."""
+
 
 class TrainingRun:
     """The run that is active when training begins, or a new one.
@@ -42,23 +45,26 @@ class TrainingRun:
             active = mlflow.start_run(run_name=run_name)
         self.run_id: str = active.info.run_id
         self.store: RunStore = MlflowRunStore()
+        if before := _not_finished.pop(self.run_id, None):
+            atexit.unregister(before._say_again)
 
     def end(self, state: State, *, reachable: bool) -> None:
         """Ends the run if the training owns it.
 
         A run of the user's stays active, so that what the program logs after the training finds it. If the
-        training was stopped or failed, its status is set again when the process ends, because the
-        ``with mlflow.start_run()`` around it would say FINISHED.
+        training was stopped or failed (and no other on the same run came after it), its status is set again
+        when the process ends, because the ``with mlflow.start_run()`` around it would say FINISHED.
         """
         import mlflow
 
         status = RUN_STATUS[state]
         active = mlflow.active_run()
         is_active = active is not None and active.info.run_id == self.run_id
-        if self.owner == "training":
-            if is_active and reachable:
+        if self.owner == "training" and reachable:
+            if is_active:
                 mlflow.end_run(status)
         elif state != "finished":
+            _not_finished[self.run_id] = self
             atexit.register(self._say_again, status)
 
     def _say_again(self, status: RunStatus) -> None:

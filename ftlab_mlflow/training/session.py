@@ -91,6 +91,7 @@ class Session:
         self._inbox: deque[Callable[[], None]] = deque()
         self._waiting: list[Entry] = []
         self._unconfirmed: dict[str, Ack] = {}
+        self._answered: set[str] = set()
         self._last_ack_at = self._checkpoint_ack_at = datetime.min.replace(tzinfo=UTC)
         self._stop: _Stop | None = None
         self._interrupt: Callable[[], None] | None = None
@@ -151,6 +152,7 @@ class Session:
             self._last_ack_at = datetime.fromisoformat(saved["last_ack_at"])
         self._checkpoint_ack_at = self._last_ack_at
         self._unconfirmed = {k: Ack.decode(v) for k, v in saved.get("unconfirmed", {}).items()}
+        self._answered = set(self._unconfirmed)
         if ledger is not None:
             self._replay(ledger)
         self.post_surface()
@@ -198,6 +200,7 @@ class Session:
     def saved_state(self) -> dict[str, Any]:
         """What a checkpoint must hold of this session, as JSON values."""
         return {
+            "step": self.step,
             "values": {name: self._saved(self._tunables[name]) for name in sorted(self._changed)},
             "asked": {name: self._asked[name] for name in sorted(self._changed)},
             "last_ack_at": self._last_ack_at.isoformat(),
@@ -262,8 +265,8 @@ class Session:
     def _admit(self, entry: Entry, sent_before: bool) -> None:
         """Refuses at once what can never be applied; the rest waits for its boundary."""
         update = entry.update
-        if entry.id in self._unconfirmed:
-            return  # answered by the session before, which the checkpoint remembers: the answer is on its way
+        if entry.id in self._answered:
+            return  # by the session before, which the checkpoint remembers: the answer is on its way
         if entry.error is not None:
             code: Any = entry.error.code
             self._reject(entry, code, entry.error.errors)
@@ -395,6 +398,7 @@ class Session:
     def _answer(self, request_id: str, ack: Ack, points: Iterable[Point] = ()) -> None:
         """Posts an answer together with the surface and status that it leads to."""
         self._unconfirmed[request_id] = ack
+        self._answered.add(request_id)
         self._outbox.post(
             {
                 tags.SURFACE: self.surface().encode(),

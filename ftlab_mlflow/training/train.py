@@ -19,7 +19,7 @@ from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.wire import shown_value
 from ftlab_mlflow.errors import ConfigError, StoreError
-from ftlab_mlflow.training.callback import LiveControl, attach
+from ftlab_mlflow.training.callback import attach
 from ftlab_mlflow.training.config import DEMO, TrainConfig, first_words
 from ftlab_mlflow.training.data import Data, load_data
 from ftlab_mlflow.training.demo_model import demo_model
@@ -108,7 +108,9 @@ class Training:
             if error.code != 128 + signal.SIGTERM:
                 raise
             received = signal.SIGTERM
-        state: State = "stopped" if received else _final_state(control)
+        state: State = (
+            "stopped" if received else control.outcome or "finished"
+        )  # none on several ranks, where live control is off
         saved: str | None = None
         if received is None and self._wants_model(state):
             with _sigterm_unwinds():
@@ -184,11 +186,6 @@ class Training:
         done = [e.update for e in ledger.entries if e.update and e.ack and e.ack.status == "applied"]
         stops = [update for update in done if update.command == "stop"]
         return bool(stops[-1].args.get("save", True)) if stops else True
-
-
-def _final_state(control: LiveControl) -> State:
-    live = control._live  # absent on several ranks, where live control is off
-    return live.session.state if live else "finished"
 
 
 def _last_metrics(trainer: Any) -> dict[str, float]:

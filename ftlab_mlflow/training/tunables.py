@@ -231,6 +231,8 @@ def _adam_epsilon(trainee: Trainee) -> Tunable | str:
 
 
 def _max_grad_norm(trainee: Trainee) -> Tunable | str:
+    if not is_finite(trainee.args.max_grad_norm):
+        return f"the training was launched with max_grad_norm {trainee.args.max_grad_norm}, which is no bound"
     # Trainer._run_epoch reads it from the arguments at every optimizer step; 0 turns clipping off.
     return _attribute(
         trainee.args, "max_grad_norm", "float", "Gradients are clipped to this norm; 0 is off.", 0
@@ -339,8 +341,9 @@ def check_limits(limits: Limits) -> None:
 
 def _narrowed(tunable: Tunable, bounds: tuple[float | None, float | None]) -> Tunable:
     low, high = bounds
-    too_low = low is not None and tunable.min is not None and low < tunable.min
-    too_high = high is not None and tunable.max is not None and high > tunable.max
+    given = [bound for bound in bounds if bound is not None]
+    too_low = tunable.min is not None and any(bound < tunable.min for bound in given)
+    too_high = tunable.max is not None and any(bound > tunable.max for bound in given)
     if too_low or too_high:
         upper = "" if tunable.max is None else f" to {tunable.max:g}"
         raise ConfigError(

@@ -283,7 +283,7 @@ def test_the_example_is_a_valid_config() -> None:
     assert config.settings.limits == {"learning_rate": (0, 0.01)}
     given = yaml.safe_load(EXAMPLE.read_text())
     assert {key: float(given[key]) for key in ("learning_rate", "warmup_steps")} == {
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
         "warmup_steps": 10,
     }
 

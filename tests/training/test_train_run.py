@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 from transformers import get_scheduler
 
 from ftlab_mlflow import LiveRun, MlflowRunStore, NotLive, RunNotFound
+from ftlab_mlflow.control.messages import Ack, Update
 from ftlab_mlflow.control.store import RunData
+from ftlab_mlflow.control.wire import utc_now
 
 LIMIT_S = 180
 OPTIONS = {
@@ -112,7 +115,7 @@ def stored(uri: str, run_id: str) -> RunData:
 def test_another_process_changes_the_rate_and_stops_the_training(
     start: Start, tracking_uri: str, tmp_path: Path
 ) -> None:
-    steps, base, asked = 4000, 2e-3, 3e-4
+    steps, base, asked = 4000, 1e-3, 3e-4
     process = start("--max_steps", str(steps), "--warmup_steps", "2", "--save_strategy", "no")
     run = process.run()
     MlflowRunStore(tracking_uri).write(run.run_id, {"ftlab.set.learning_rate": str(asked)})
@@ -148,7 +151,7 @@ def test_another_process_changes_the_rate_and_stops_the_training(
 
     assert f"Applied learning_rate {untouched[changed_at]:.6g}"[:30] in process.errors
     assert f"→ 0.0003 at step {changed_at} (tag)" in process.errors
-    assert f"ftlab set {run.run_id[:8]} learning_rate=0.001" in process.errors
+    assert f"ftlab set {run.run_id[:8]} learning_rate=0.0005" in process.errors
     folder = tmp_path / document["output_dir"]
     assert folder == tmp_path / "outputs" / run.run_id[:8]
     assert (folder / "model.safetensors").is_file()
@@ -157,7 +160,7 @@ def test_another_process_changes_the_rate_and_stops_the_training(
     (written,) = (tmp_path / "artifacts").rglob("config.yaml")
     assert "model_name_or_path: demo" in written.read_text()
     params = parameters(tracking_uri, run.run_id)
-    assert params["learning_rate"] == "0.002"
+    assert params["learning_rate"] == "0.001"
     assert params["hidden_size"] == "160"
 
 
@@ -166,6 +169,30 @@ def parameters(uri: str, run_id: str) -> dict[str, str]:
 
     params: dict[str, str] = MlflowClient(uri).get_run(run_id).data.params
     return params
+
+
+@pytest.mark.parametrize(("args", "wanted"), [({}, True), ({"save": True}, True), ({"save": False}, False)])
+def test_a_model_is_kept_unless_the_stop_said_not_to_save(
+    tracking_uri: str, args: dict[str, Any], wanted: bool
+) -> None:
+    from ftlab_mlflow.training.config import load_config
+    from ftlab_mlflow.training.methods import METHODS
+    from ftlab_mlflow.training.run_log import RunLog
+    from ftlab_mlflow.training.train import Training
+
+    training = Training(load_config(METHODS["sft"], None, ()))
+    training.log = log = RunLog(tracking_uri, None)
+    now = utc_now()
+    earlier = Update(command="stop", args={"save": not wanted}, at=now - timedelta(hours=1))
+    for name, update in (("a", earlier), ("b", Update(command="stop", args=args, at=now))):
+        ack = Ack("applied", 3, now, "session")
+        log.store.write(
+            log.run_id, {f"ftlab.update.{name}": update.encode(), f"ftlab.ack.{name}": ack.encode()}
+        )
+    assert training._wants_model("stopped") is wanted
+    assert training._wants_model("finished")
+    log.end("stopped")
+    assert log.store.get(log.run_id).status == "KILLED"
 
 
 def test_a_lora_file_as_trl_takes_it_trains_and_sigterm_leaves_a_checkpoint(
@@ -215,7 +242,9 @@ def test_a_model_that_cannot_be_loaded_leaves_a_failed_run(
     start: Start, tracking_uri: str, tmp_path: Path
 ) -> None:
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model" / "config.json").write_text(
+        '{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}'
+    )
     process = start("--model", "./model", "--data", "demo")
     code, document = process.end()
     assert code == 2, process.errors[-3000:]

@@ -30,7 +30,7 @@ class Net(torch.nn.Module):
         self.last = torch.nn.Linear(8, 1)
         with torch.no_grad():
             for parameter in self.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         y = self.last(torch.tanh(self.norm(self.first(x)))).squeeze(-1)
@@ -42,6 +42,11 @@ def data(rows: int = 32) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(rows, 4, generator=generator)
     return [{"x": x[i].tolist(), "labels": float(x[i].sum() * 3)} for i in range(rows)]
+
+
+def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Rows of `data` as a batch."""
+    return {key: torch.tensor([row[key] for row in rows]) for key in ("x", "labels")}
 
 
 def weights(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -143,7 +148,7 @@ class Lab:
         return self.trainer
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = {key: torch.tensor([row[key] for row in rows]) for key in ("x", "labels")}
+        batch = collate(rows)
         if self.trainer.model.training:
             self.batches.append(batch)
         return batch
@@ -181,25 +186,6 @@ class Lab:
     def answered(self) -> set[str]:
         return {entry.id for entry in self.entries() if entry.answered}
 
-    def train_beside(self, client: Callable[[], None]) -> None:
-        """Trains while `client` runs in a thread; an error of the client ends both and is raised."""
-        errors: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                client()
-            except BaseException as error:
-                errors.append(error)
-                self.send("client-failed", command="stop", args={"save": False})
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        self.trainer.train()
-        thread.join(LIMIT_S)
-        if errors:
-            raise errors[0]
-        assert not thread.is_alive()
-
     def status(self) -> Status:
         return Status.decode(self.tags()[tags.STATUS])
 
@@ -212,6 +198,30 @@ class Lab:
 
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in (self.folder / "out").glob("*"))
+
+
+def train_beside(trainer: Trainer, client: Callable[[], Any]) -> None:
+    """Trains while `client` runs in a thread; an error of the client ends the training and is raised."""
+    errors: list[BaseException] = []
+
+    class Failed(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if errors:
+                raise errors[0]
+
+    def run() -> None:
+        try:
+            client()
+        except BaseException as error:
+            errors.append(error)
+
+    trainer.add_callback(Failed())
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    trainer.train()
+    thread.join(LIMIT_S)
+    assert not errors
+    assert not thread.is_alive()
 
 
 def saved(folder: Path, checkpoint: str) -> dict[str, Any]:

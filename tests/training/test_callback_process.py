@@ -1,0 +1,136 @@
+"""Live control in processes of their own: signals, what is left when a program ends, several ranks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ftlab_mlflow.control import tags
+from ftlab_mlflow.control.messages import Status
+from ftlab_mlflow.control.mlflow_store import MlflowRunStore
+from ftlab_mlflow.control.store import RunData
+
+CHILD = Path(__file__).parent / "process_child.py"
+LIMIT_S = 180
+CASES = (
+    "sigint",
+    "sigterm",
+    "sigterm without saving",
+    "late sigint",
+    "sigterm while paused",
+    "stopped in with",
+    "caught in with",
+    "two ranks",
+)
+
+
+@dataclass
+class Ended:
+    """A process that has ended: its exit code, what it printed, its folder and its MLflow runs."""
+
+    code: int
+    output: str
+    folder: Path
+    runs: list[RunData]
+
+    @property
+    def run(self) -> RunData:
+        (run,) = self.runs
+        return run
+
+    @property
+    def status(self) -> Status:
+        return Status.decode(self.run.tags[tags.STATUS])
+
+    @property
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "out").glob("checkpoint-*"))
+
+
+@pytest.fixture(scope="module")
+def ended(
+    new_sqlite: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Ended]]:
+    """All cases, two processes at a time: most of their time is imports."""
+    results: dict[str, Ended] = {}
+    running: list[tuple[str, Path, str, subprocess.Popen[str]]] = []
+
+    def collect() -> None:
+        case, folder, uri, process = running.pop(0)
+        try:
+            output, _ = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
+        results[case] = Ended(process.returncode, output, folder, MlflowRunStore(uri).find())
+
+    for case in CASES:
+        folder = tmp_path_factory.mktemp("process")
+        uri = new_sqlite(folder)
+        command = [sys.executable, "-W", "ignore", str(CHILD), case, str(folder)]
+        if case == "two ranks":
+            launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+            command[1:3] = launch
+        environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        running.append((case, folder, uri, process))
+        if len(running) == 2:
+            collect()
+    while running:
+        collect()
+    yield results
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "checkpoints"),
+    [
+        ("sigint", 130, ["checkpoint-6"]),
+        ("sigterm", 143, ["checkpoint-6"]),
+        ("sigterm without saving", 143, []),
+        ("late sigint", 130, []),
+    ],
+)
+def test_a_signal_ends_the_training_cleanly(
+    ended: dict[str, Ended], case: str, code: int, checkpoints: list[str]
+) -> None:
+    end = ended[case]
+    assert end.code in (code, code - 128 - 256, 128 - code), end.output
+    assert (end.status.state, end.status.step, end.status.error) == ("stopped", 6, None), end.output
+    assert end.run.status == "KILLED"
+    assert end.checkpoints == checkpoints
+    assert "never printed" not in end.output
+
+
+def test_a_signal_ends_a_paused_training(ended: dict[str, Ended]) -> None:
+    end = ended["sigterm while paused"]
+    assert end.code == 143, end.output
+    assert end.status.state == "stopped"
+    assert end.run.status == "KILLED"
+    assert end.checkpoints == [f"checkpoint-{end.status.step}"]
+
+
+@pytest.mark.parametrize(
+    ("case", "state", "status"),
+    [("stopped in with", "stopped", "KILLED"), ("caught in with", "failed", "FAILED")],
+)
+def test_a_run_of_the_users_has_a_truthful_status_when_the_program_has_ended(
+    ended: dict[str, Ended], case: str, state: str, status: str
+) -> None:
+    end = ended[case]
+    assert end.code == 0, end.output
+    assert "the program goes on" in end.output
+    assert (end.status.state, end.run.status) == (state, status), end.output
+
+
+def test_on_several_ranks_it_warns_and_trains(ended: dict[str, Ended]) -> None:
+    end = ended["two ranks"]
+    assert end.code == 0, end.output
+    assert "rank 0 trained 6 steps" in end.output
+    assert "rank 1 trained 6 steps" in end.output
+    assert "Live control is off" in end.output
+    assert end.runs == [], "nothing listens, so no run says that it does"
