@@ -136,7 +136,7 @@ def command_line(arguments: list[str]) -> str:
     shown: list[str] = []
     hide_next = False
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if hide_next and not argument.startswith("--"):
             shown.append(_HIDDEN)
             hide_next = False

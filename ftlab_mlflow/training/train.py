@@ -108,9 +108,8 @@ class Training:
             if error.code != 128 + signal.SIGTERM:
                 raise
             received = signal.SIGTERM
-        state: State = (
-            "stopped" if received else control.outcome or "finished"
-        )  # none on several ranks, where live control is off
+        # On several ranks live control is off and knows no outcome.
+        state: State = "stopped" if received else control.outcome or "finished"
         saved: str | None = None
         if received is None and self._wants_model(state):
             with _sigterm_unwinds():
