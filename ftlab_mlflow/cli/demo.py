@@ -38,6 +38,9 @@ def demo(folder: str, tracking_uri: str | None, as_json: bool) -> None:
     place.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place}/mlflow.db"
     name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # Half of the cores: torch's threads wait for each other, and this process wants to run beside them.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     with (place / "train.log").open("w") as log:
         training = subprocess.Popen(
             _train_command(place, name),
@@ -105,7 +108,7 @@ class _Demo:
         at(0.25)
         now = float(run.surface().params["learning_rate"].value)
         self._tell(progress, "change the learning rate under the cosine schedule")
-        self._answer(run.update(learning_rate=now / 2, reason="try a smaller rate"))
+        self._answer(run.update(learning_rate=float(f"{now / 2:.1e}"), reason="try a smaller rate"))
         at(0.40)
         self._tell(progress, "ask for a learning rate of NaN, with a plain tag")
         self._send_nan(run)

@@ -23,7 +23,7 @@ from ftlab_mlflow.control.messages import State, Status
 from ftlab_mlflow.control.store import RunStore
 from ftlab_mlflow.control.wire import new_id, utc_now
 from ftlab_mlflow.errors import ConfigError
-from ftlab_mlflow.training.listener import HEARTBEAT_S, Listener
+from ftlab_mlflow.training.listener import Listener
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
 from ftlab_mlflow.training.schedule import LiveSchedule
 from ftlab_mlflow.training.session import Session
@@ -346,7 +346,7 @@ class _Live:
             max_steps=trainer_state.max_steps,
             epoch=round(trainer_state.epoch or 0.0, 4),
             at=utc_now(),
-            every_s=HEARTBEAT_S,
+            every_s=round(self._listener.heartbeat_s, 1),
             session=self._session_id,
             host=socket.gethostname(),
             pid=os.getpid(),

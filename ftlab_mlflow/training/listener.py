@@ -27,7 +27,7 @@ from ftlab_mlflow.errors import StoreError, StoreUnavailable
 logger = logging.getLogger("ftlab_mlflow")
 
 HEARTBEAT_S = 10.0
-"""Seconds between two writes of the status."""
+"""Seconds between two writes of the status; more where the polls are rarer than half of it."""
 SURFACE_S = 30.0
 """Seconds after which the surface is written again while a schedule moves a value on it."""
 MAX_LOAD = 20
@@ -110,6 +110,11 @@ class Listener:
             self._take_first(first)
         self._thread.start()
 
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds until the status is written again, as the status itself promises."""
+        return max(HEARTBEAT_S, 2 * self._interval())
+
     def post(self, tags: Mapping[str, str], points: Iterable[Point] = ()) -> None:
         """Leaves tags and metric values to be written, after all that was left before. Never blocks."""
         with self._changed:
@@ -168,7 +173,7 @@ class Listener:
                     self._finish()
                 elif now >= poll_at:
                     self._poll()
-                    poll_at = now + max(self._poll_interval, MAX_LOAD * self._answer_s)
+                    poll_at = now + self._interval()
                 self._note_success()
             except StoreError as error:
                 self._note_failure(error)
@@ -178,12 +183,15 @@ class Listener:
                 self._back_off()
                 continue
             if now >= beat_at:
+                beat_at = now + self.heartbeat_s
                 with self._changed:  # or a newer status could be posted before this one
                     self.post({tags.STATUS: self._heartbeat()})
-                beat_at = now + HEARTBEAT_S
             if now >= surface_at and self._receiver:
                 self._receiver.refresh_surface()
                 surface_at = now + SURFACE_S
+
+    def _interval(self) -> float:
+        return max(self._poll_interval, MAX_LOAD * self._answer_s)
 
     def _sleep(self, until: float) -> None:
         """Until there is something to do: a deadline, a post, the end; while the store is away, a try."""

@@ -21,7 +21,7 @@ from ftlab_mlflow.control.ledger import Entry, Ledger
 from ftlab_mlflow.control.messages import Ack, Code, State, Update
 from ftlab_mlflow.control.store import Point, now_ms
 from ftlab_mlflow.control.surface import Surface
-from ftlab_mlflow.control.wire import Scalar, one_line, shown, utc_now
+from ftlab_mlflow.control.wire import Scalar, one_line, shown, shown_value, utc_now
 from ftlab_mlflow.training.tunables import Tunable
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -429,8 +429,3 @@ class Session:
 
 def _is_expired(entry: Entry, now: datetime) -> bool:
     return bool(entry.update and entry.update.expires and entry.update.expires <= now)
-
-
-def shown_value(value: Scalar) -> str:
-    """A parameter's value as a log line and a table show it."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -220,7 +220,8 @@ def train_beside(trainer: Trainer, client: Callable[[], Any]) -> None:
     thread.start()
     trainer.train()
     thread.join(LIMIT_S)
-    assert not errors
+    if errors:
+        raise errors[0]
     assert not thread.is_alive()
 
 
