@@ -1,6 +1,6 @@
 """Live control in a training script of your own: two lines. Run it, and in another terminal:
 
-    ftlab set latest learning_rate=2e-4 --reason "try a smaller rate" --wait
+ftlab set latest learning_rate=2e-4 --reason "try a smaller rate" --wait
 """
 
 from __future__ import annotations

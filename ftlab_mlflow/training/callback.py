@@ -160,7 +160,10 @@ class LiveControl(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live is not None:
-            self._live.session.boundary(state.global_step)
+            try:
+                self._live.session.boundary(state.global_step)
+            except Exception:  # a fault of ours must never end somebody's training
+                logger.exception("Live control failed at step %d; training goes on", state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live is not None and self._live.session.state == "stopping":

@@ -21,7 +21,7 @@ from ftlab_mlflow.control.ledger import Entry, Ledger
 from ftlab_mlflow.control.messages import Ack, Code, State, Update
 from ftlab_mlflow.control.store import Point, now_ms
 from ftlab_mlflow.control.surface import Surface
-from ftlab_mlflow.control.wire import Scalar, one_line, shown, shown_value, utc_now
+from ftlab_mlflow.control.wire import Scalar, is_finite, one_line, shown, shown_value, utc_now
 from ftlab_mlflow.training.tunables import Tunable
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -411,7 +411,9 @@ class Session:
     def surface(self) -> Surface:
         """What can be changed now, read from where the trainer uses it."""
         params = {name: t.param(self._asked[name]) for name, t in self._tunables.items()}
-        return Surface(params, self._commands)
+        # A rate that a scheduler made infinite is nothing that a tag can hold.
+        finite = {n: p for n, p in params.items() if p.type != "float" or is_finite(p.value)}
+        return Surface(finite, self._commands)
 
     def post_surface(self) -> None:
         """Posts surface and status."""
