@@ -83,7 +83,7 @@ class Listener:
         self._closing: float | None = None
         self._final_status: RunStatus | None = None
         self._last_look = False
-        self._answer_s = 0.0
+        self._answers_s = (0.0, 0.0)
         self._failures = 0
         self._retry_at = 0.0
         self._receiver: Receiver | None = None
@@ -97,7 +97,7 @@ class Listener:
     def read_first(self) -> Mapping[str, str] | None:
         """The run's tags, read before the first step; None if the store does not answer."""
         try:
-            return self._store.get(self._run_id).tags
+            return self._look()
         except StoreError as error:
             self._note_failure(error)
             return None
@@ -191,7 +191,8 @@ class Listener:
                 surface_at = now + SURFACE_S
 
     def _interval(self) -> float:
-        return max(self._poll_interval, MAX_LOAD * self._answer_s)
+        # One slow answer is an accident, two are the store's pace.
+        return max(self._poll_interval, MAX_LOAD * min(self._answers_s))
 
     def _sleep(self, until: float) -> None:
         """Until there is something to do: a deadline, a post, the end; while the store is away, a try."""
@@ -261,11 +262,14 @@ class Listener:
             self._store.set_status(self._run_id, self._final_status)
             self._final_status = None
 
-    def _poll(self) -> None:
+    def _look(self) -> Mapping[str, str]:
         started = time.monotonic()
         run_tags = self._store.get(self._run_id).tags
-        took = time.monotonic() - started
-        self._answer_s = max(took, self._answer_s + 0.3 * (took - self._answer_s))  # down slowly, up at once
+        self._answers_s = (self._answers_s[1], time.monotonic() - started)
+        return run_tags
+
+    def _poll(self) -> None:
+        run_tags = self._look()
         assert self._receiver is not None
         if self._hand is None:
             self._receiver.deliver_history(Ledger.read(run_tags))

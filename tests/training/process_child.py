@@ -1,8 +1,8 @@
 """Tiny trainings in processes of their own; tests look at what they leave behind.
 
 Reads ``[[case, folder, tracking URI], …]`` as JSON from its argument. Every case is a fork of this process,
-with nothing but the imports behind it, and ends as any program does. What it printed lies in ``output`` in its
-folder, its exit codes (one a rank) in ``codes``.
+with nothing but the imports behind it, and ends as any program does. In its folder it leaves what it printed
+(``output``) and its exit codes, one a rank (``codes``).
 """
 
 import json

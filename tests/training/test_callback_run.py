@@ -1,6 +1,7 @@
 """The MLflow run that a training listens on: which one it is, what is logged to it, its status at the end."""
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,17 +126,25 @@ def test_limits_that_are_too_wide_fail_the_run(tmp_path: Path, where: str, activ
         assert mlflow.active_run() is None
 
 
+class Takes20ms(TrainerCallback):
+    """Steps as long as a small model's: MLflow's own logging of every step keeps up with them."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        time.sleep(0.02)
+
+
 def test_what_mlflow_shows_is_what_was_in_force(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "callbacks", "mlflow", max_steps=5000, lr_scheduler_type="cosine")
+    bench.trainer.add_callback(Takes20ms())
 
     def client() -> None:
         run = bench.run()
         for i, rate in enumerate([0.05, 0.002, 0.03]):
-            run.update(learning_rate=rate, reason=f"try {i}").wait(30)
-        run.update(weight_decay=0.25, max_grad_norm=0.5, lr_schedule="hold").wait(30)
+            run.update(learning_rate=rate, reason=f"try {i}").wait(60)
+        run.update(weight_decay=0.25, max_grad_norm=0.5, lr_schedule="hold").wait(60)
         with pytest.raises(UpdateRejected, match="must be a finite number from 0 to 1, got nan"):
             run.update(learning_rate=float("nan"))
-        run.stop(save=False).wait(30)
+        run.stop(save=False).wait(60)
 
     train_beside(bench.trainer, client)
     history = MlflowClient().get_metric_history(str(bench.control.run_id), "learning_rate")

@@ -401,6 +401,16 @@ def test_a_slow_store_is_asked_at_most_a_twentieth_of_the_time(line: Line) -> No
     assert min(gaps) >= 20 * 0.03, gaps
 
 
+def test_one_slow_answer_is_no_reason_to_stay_away(line: Line) -> None:
+    line.begin()
+    line.looked()
+    line.store.get_s = 0.5  # 20 times that would be 10 s of silence
+    wait_for(lambda: line.store.get_times[-1] > line.store.got_times[-1], "a slow look")
+    line.store.get_s = 0.0
+    seen = line.store.gets
+    wait_for(lambda: line.store.gets >= seen + 3, "the next looks", limit=5)
+
+
 def test_a_fast_store_is_asked_at_the_poll_interval(new_line: NewLine) -> None:
     line = new_line(poll_interval=0.05).begin()
     wait_for(lambda: len(line.store.get_times) >= 6, "six looks")

@@ -201,6 +201,7 @@ class FlakyStore:
         self.get_s = self.write_s = 0.0
         self.gets = self.failures = 0
         self.get_times: list[float] = []
+        self.got_times: list[float] = []
         self.failure_times: list[float] = []
         self.writes: list[dict[str, str]] = []
         self.writing = threading.Event()
@@ -221,6 +222,7 @@ class FlakyStore:
         self.get_times.append(time.monotonic())
         self._hurry.wait(self.get_s)
         data = self.inner.get(run_id)
+        self.got_times.append(time.monotonic())
         self.gets += 1
         return data
 
