@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
-import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from accelerate.utils.memory import should_reduce_batch_size
@@ -28,6 +25,7 @@ from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
 from ftlab_mlflow.training.schedule import LiveSchedule
 from ftlab_mlflow.training.session import Session
 from ftlab_mlflow.training.signals import StopSignals
+from ftlab_mlflow.training.trainer_host import TrainerHost
 from ftlab_mlflow.training.tunables import Limits, Trainee, build_tunables, check_limits
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -223,7 +221,7 @@ class _Live:
         self.run_id = run_id
         self._error: str | None = None
         self._session_id = new_id()
-        self._host = _TrainerHost(trainer)
+        self._host = TrainerHost(trainer)
         self._schedule = self._lay_schedule()
         self._listener = Listener(store, run_id, self._heartbeat, poll_interval)
         try:
@@ -356,65 +354,6 @@ class _Live:
             method=type(self._trainer).__name__.removesuffix("Trainer").lower() or "trainer",
             error=self._error,
         ).encode()
-
-
-class _TrainerHost:
-    """What a session asks of its training loop, done by a `Trainer`."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
-    @property
-    def can_evaluate(self) -> bool:
-        """Whether there is something to evaluate on."""
-        return self._trainer.eval_dataset is not None
-
-    def checkpoint(self) -> str:
-        """Writes a checkpoint as the trainer itself would; one that fails half-way is removed."""
-        trainer = self._trainer
-        trial = getattr(trainer, "_trial", None)
-        folder = Path(trainer._get_output_dir(trial), f"checkpoint-{trainer.state.global_step}")
-        existed = folder.exists()
-        try:
-            with self._flags_kept():
-                trainer._save_checkpoint(trainer.model, trial)
-                trainer.control = trainer.callback_handler.on_save(
-                    trainer.args, trainer.state, trainer.control
-                )
-        except BaseException:
-            if not existed:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return str(folder.resolve())
-
-    def evaluate(self) -> Mapping[str, float]:
-        """Evaluates without stepping a scheduler that waits for the training's own evaluations."""
-        model = self._trainer.model
-        was_training = model.training
-        with self._flags_kept():
-            try:
-                metrics: Mapping[str, float] = self._trainer.evaluate()
-            finally:
-                # TRL sorts what the step still has to log by the mode that the model is in.
-                model.train(was_training)
-        return metrics
-
-    def stop(self) -> None:
-        """Makes this step the last one."""
-        control = self._trainer.control
-        control.should_training_stop = True
-        control.should_evaluate = control.should_save = False
-
-    @contextlib.contextmanager
-    def _flags_kept(self) -> Iterator[None]:
-        """What the training's own flow wants to do at this step stays wanted."""
-        control = self._trainer.control
-        wanted = (control.should_log, control.should_evaluate, control.should_save)
-        try:
-            yield
-        finally:
-            control = self._trainer.control
-            control.should_log, control.should_evaluate, control.should_save = wanted
 
 
 def _bound_control(trainer: Trainer, fallback: LiveControl) -> LiveControl:
