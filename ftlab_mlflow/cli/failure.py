@@ -31,7 +31,7 @@ def report(error: Exception, *, as_json: bool) -> int:
     for line in lines:
         click.echo(one_line(line), err=True)
     if as_json:
-        emit({"error": _document(error, lines, code)})
+        emit({"error": _document(error, lines, code)}, indent=None)
     return code
 
 

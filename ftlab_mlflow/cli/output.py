@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftlab_mlflow.control.wire import format_time, one_line
+from ftlab_mlflow.control.wire import format_time, one_line, shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,17 +24,23 @@ _PIPE_WIDTH = 10_000
 _NEVER_FOLDED = frozenset({"id", "state", "answer", "when", "pending request"})
 
 
+_DEEPEST = 20
+"""Deeper than any document of ours: what is nested more is foreign, and cut."""
+
+
 def emit(document: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Prints one JSON document. Only ASCII, so that no character of it can act on a terminal."""
     click.echo(json.dumps(_plain(document), indent=indent, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """JSON values: times as ISO 8601, numbers that JSON does not have as the texts that protobuf uses."""
+    if isinstance(value, dict | list) and depth > _DEEPEST:
+        return shown(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, datetime):
         return format_time(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -108,4 +114,9 @@ def age(seconds: float | None) -> str:
 
 def clock(at: datetime | None) -> str:
     """A time as a person reads it, in this machine's time zone."""
-    return "" if at is None else f"{at.astimezone():%m-%d %H:%M:%S}"
+    if at is None:
+        return ""
+    try:
+        return f"{at.astimezone():%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError):  # the first or last day that there is, in another time zone
+        return format_time(at)

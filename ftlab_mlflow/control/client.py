@@ -108,7 +108,7 @@ class LiveRun:
     ) -> None:
         self._store: RunStore = store if store is not None else MlflowRunStore(tracking_uri)
         self.run_id = resolve(self._store, run)
-        self._by = by or _user()
+        self._by = by or user_name()
         self._via = via
 
     def __repr__(self) -> str:
@@ -307,7 +307,8 @@ def _decode(run_tags: Mapping[str, str], key: str, decode: Callable[[str], _M], 
     return decode(run_tags[key])
 
 
-def _user() -> str:
+def user_name() -> str:
+    """The user that runs this process, as requests name it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no such user id, as in some containers

@@ -23,6 +23,8 @@ TIMEOUT_S = 10
 """Seconds that one call to a tracking server may take."""
 
 _REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
+_DELETED = "must be in the 'active' state"
+"""What MLflow says of a write to a deleted run. It can be restored: what is to be written waits for that."""
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 _POSTGRES_DRIVERS = ("psycopg", "psycopg2")
 _FEW_TAGS = 2
@@ -70,7 +72,7 @@ class MlflowRunStore:
             text = _first_line(error)
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
                 raise RunNotFound(text) from error
-            if error.error_code in _REFUSALS:
+            if error.error_code in _REFUSALS and _DELETED not in str(error):
                 raise StoreError(text) from error
             raise self._unavailable(error) from error
         except (OSError, ValueError, KeyError) as error:

@@ -18,8 +18,9 @@ from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import State, Status
 from ftlab_mlflow.control.store import RunStore
+from ftlab_mlflow.control.tags import STATUS
 from ftlab_mlflow.control.wire import new_id, utc_now
-from ftlab_mlflow.errors import ConfigError
+from ftlab_mlflow.errors import ConfigError, MessageError
 from ftlab_mlflow.training.listener import Listener
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
 from ftlab_mlflow.training.schedule import LiveSchedule
@@ -254,7 +255,11 @@ class _Live:
         run_tags = self._listener.read_first()
         ledger = None if run_tags is None else Ledger.read(run_tags)
         step = self._trainer.state.global_step
-        self.session.begin(step, self._saved_before(), ledger)
+        saved = self._saved_before()
+        if ledger and ledger.last_ack_at and step == 0 and _is_finished(run_tags):
+            # Not resumed: the next training of the same run, which was told nothing yet.
+            saved = {"last_ack_at": ledger.last_ack_at.isoformat()}
+        self.session.begin(step, saved, ledger)
         self._listener.start(self.session, self.session.surface().params, run_tags)
         self.signals.install()
         self.session.boundary(step)
@@ -354,6 +359,14 @@ class _Live:
             method=type(self._trainer).__name__.removesuffix("Trainer").lower() or "trainer",
             error=self._error,
         ).encode()
+
+
+def _is_finished(run_tags: Mapping[str, str] | None) -> bool:
+    """Whether the training before this one, on the same run, came to its end."""
+    try:
+        return Status.decode((run_tags or {}).get(STATUS, "")).state == "finished"
+    except MessageError:
+        return False
 
 
 def _bound_control(trainer: Trainer, fallback: LiveControl) -> LiveControl:

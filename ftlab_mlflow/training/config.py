@@ -53,6 +53,7 @@ class TrainConfig:
     Attributes:
         given: What was asked for, by key, without the two sections: with TRL's defaults it is all of it.
         defaulted: Keys of `given` that nobody asked for: defaults of the demo and of this machine.
+        explicit: What was given on the command line, by key.
     """
 
     method: Method
@@ -63,6 +64,7 @@ class TrainConfig:
     settings: Settings
     given: Mapping[str, Any]
     defaulted: frozenset[str]
+    explicit: Mapping[str, Any]
 
     def as_yaml(self, **resolved: Any) -> str:
         """A config file that asks for the same training. No secrets, so no `env:` section and no token.
@@ -100,20 +102,22 @@ def load_config(method: Method, path: str | None, options: Sequence[str]) -> Tra
     own = {name: words.pop(name) for name in list(words) if name in Settings.model_fields}
     settings = Settings.resolve(_parsed(own), live, str(path))
     values: dict[str, Any] = {}
+    explicit: dict[str, Any] = {}
     for source, label in ((file, f"{path}: {{}}"), (words, "--{}")):
         for key, value in source.items():
             name = ALIASES.get(key, key)
             field = field_named(known, name, label.format(key))
             if value != "":
                 values[name] = field.check(value, label.format(key))
+                if source is words:
+                    explicit[name] = values[name]
     asked = set(values)
     _add_demo(values, has_file=bool(path))
     _require(values, path)
     _add_machine_defaults(values)
     script, training, model, mixture = (_build(t, values, path) for t in types)
-    return TrainConfig(
-        method, script, training, model, mixture, settings, values, frozenset(set(values) - asked)
-    )
+    defaulted = frozenset(set(values) - asked)
+    return TrainConfig(method, script, training, model, mixture, settings, values, defaulted, explicit)
 
 
 def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:

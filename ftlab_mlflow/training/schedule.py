@@ -11,7 +11,7 @@ that read the optimizer's rate back. Until something is asked for, nothing is to
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -26,12 +26,15 @@ class _Overlay:
         natural: The untouched rate of every group now.
         peak: Largest untouched rate since the request; `natural` is divided by it.
         ratios: While the rate is held, each group's share of `value`; None while it follows the schedule.
+        is_new: The optimizer has not stepped since the request. A scheduler that steps now (ReduceLROnPlateau,
+            after an evaluation at this very step) still decides the untouched rate that stands for `value`.
     """
 
     value: float
     natural: list[float]
     peak: float
-    ratios: list[float] | None = field(default=None)
+    ratios: list[float] | None = None
+    is_new: bool = True
 
 
 class LiveSchedule:
@@ -49,6 +52,7 @@ class LiveSchedule:
         self._scheduler = scheduler
         self._overlay: _Overlay | None = None
         self._plain_class = type(scheduler)
+        self._step_hook: torch.utils.hooks.RemovableHandle | None = None
         # A subclass, not an attribute: a scheduler's state_dict() is its __dict__, which goes into
         # checkpoints, and transformers asks for isinstance(scheduler, ReduceLROnPlateau).
         scheduler.__class__ = _live_class(self._plain_class, self)
@@ -78,8 +82,7 @@ class LiveSchedule:
         """Makes `value` the rate of the next step, and the ceiling of the schedule from then on."""
         ratios = self._overlay.ratios if self._overlay else None
         natural = self._natural()
-        self._overlay = _Overlay(value, natural, max(natural), ratios)
-        self._write()
+        self._lay(_Overlay(value, natural, max(natural), ratios))
 
     def set_mode(self, mode: str) -> None:
         """``hold``: the rate in force stays. ``keep``: it follows the schedule again, from where it is."""
@@ -87,8 +90,7 @@ class LiveSchedule:
             return
         natural = self._natural()
         ratios = self._shares() if mode == "hold" else None
-        self._overlay = _Overlay(self.rate, natural, max(natural), ratios)
-        self._write()
+        self._lay(_Overlay(self.rate, natural, max(natural), ratios))
 
     def state(self) -> dict[str, Any] | None:
         """What a checkpoint must hold to go on; None while nothing was asked for."""
@@ -98,8 +100,7 @@ class LiveSchedule:
         """Goes on from `state`. Call it after the optimizer and the scheduler were loaded."""
         if state is None:
             return
-        self._overlay = _Overlay(**copy.deepcopy(state))
-        self._write()
+        self._lay(_Overlay(**copy.deepcopy(state)))
 
     def capture(self) -> Any:
         """Everything that `restore` needs to undo later changes."""
@@ -113,6 +114,9 @@ class LiveSchedule:
     def detach(self) -> None:
         """Gives the scheduler its own class back; the rates in force stay where they are."""
         self._scheduler.__class__ = self._plain_class
+        if self._step_hook:
+            self._step_hook.remove()
+            self._step_hook = None
 
     def before_step(self) -> None:
         """The scheduler is about to step: it finds the untouched rates."""
@@ -123,8 +127,20 @@ class LiveSchedule:
         """The scheduler has stepped: its rates are noted, those in force take their place."""
         if self._overlay:
             self._overlay.natural = self._rates()
-            self._overlay.peak = max(self._overlay.peak, *self._overlay.natural)
+            peak = 0.0 if self._overlay.is_new else self._overlay.peak
+            self._overlay.peak = max(peak, *self._overlay.natural)
             self._write()
+
+    def _lay(self, overlay: _Overlay) -> None:
+        self._overlay = overlay
+        if self._step_hook is None:
+            plain = getattr(self._optimizer, "optimizer", self._optimizer)  # inside of accelerate's
+            self._step_hook = plain.register_step_post_hook(self._optimizer_stepped)
+        self._write()
+
+    def _optimizer_stepped(self, *_: object) -> None:
+        if self._overlay:
+            self._overlay.is_new = False
 
     def _write(self) -> None:
         overlay = self._overlay

@@ -21,7 +21,7 @@ from ftlab_mlflow.control.ledger import Entry, Ledger
 from ftlab_mlflow.control.messages import Ack, Code, State, Update
 from ftlab_mlflow.control.store import Point, now_ms
 from ftlab_mlflow.control.surface import Surface
-from ftlab_mlflow.control.wire import Scalar, is_finite, one_line, shown, shown_value, utc_now
+from ftlab_mlflow.control.wire import Scalar, format_time, is_finite, one_line, shown, shown_value, utc_now
 from ftlab_mlflow.training.tunables import Tunable
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -251,9 +251,11 @@ class Session:
                 continue
             update = entry.update
             assert update is not None
-            if _is_expired(entry, now):
+            if update.expires and update.expires <= now:
                 self._waiting.remove(entry)
-                self._reject(entry, "expired", {"expires": f"was not applied before {update.expires}"})
+                self._reject(
+                    entry, "expired", {"expires": f"was not applied before {format_time(update.expires)}"}
+                )
             elif self.step >= (update.at_step or 0) and self._stop is None:
                 self._waiting.remove(entry)
                 self._execute(entry.id, update)
@@ -351,8 +353,9 @@ class Session:
                 result = {"checkpoint": self._host.checkpoint()}
             elif command == "evaluate":
                 result = {"metrics": dict(self._host.evaluate())}
-            elif command == "cancel":
-                self._cancel(update.args["id"])
+            elif command == "cancel" and not self._cancel(target := update.args["id"]):
+                self._reject(entry, "failed", {"id": f"no request {shown(target)} is pending"})
+                return
             elif command == "stop":
                 self._begin_stop(entry.id, save=update.args.get("save", True))
                 return  # answered when the training has ended
@@ -376,13 +379,13 @@ class Session:
         self.state = "stopping"
         self._outbox.post({tags.STATUS: self._describe(self.state)})
 
-    def _cancel(self, target: str) -> None:
+    def _cancel(self, target: str) -> bool:
         for entry in self._waiting:
             if entry.id == target:
                 self._waiting.remove(entry)
                 self._answer(target, self._ack("cancelled"))
-                return
-        raise LookupError(f"no request {shown(target)} is pending")
+                return True
+        return False
 
     def _reject(self, entry: Entry, code: Code, errors: Mapping[str, str]) -> None:
         self._answer(entry.id, self._ack("rejected", code=code, errors=errors))

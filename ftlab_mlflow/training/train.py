@@ -15,16 +15,18 @@ from typing import Any
 from transformers.integrations import MLflowCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from ftlab_mlflow.control.client import user_name
 from ftlab_mlflow.control.ledger import Ledger
-from ftlab_mlflow.control.messages import State
-from ftlab_mlflow.control.wire import shown_value
+from ftlab_mlflow.control.messages import State, Update
+from ftlab_mlflow.control.tags import UPDATE_PREFIX
+from ftlab_mlflow.control.wire import new_id, shown_value, utc_now
 from ftlab_mlflow.errors import ConfigError, StoreError
 from ftlab_mlflow.training.callback import attach
 from ftlab_mlflow.training.config import DEMO, TrainConfig, first_words
 from ftlab_mlflow.training.data import Data, load_data
 from ftlab_mlflow.training.demo_model import demo_model
 from ftlab_mlflow.training.run_log import ParameterLog, RunLog
-from ftlab_mlflow.training.tunables import check_limits
+from ftlab_mlflow.training.tunables import TABLE, check_limits
 
 logger = logging.getLogger("ftlab_mlflow")
 
@@ -99,6 +101,8 @@ class Training:
             control = attach(trainer, settings.poll_interval, settings.limits)
             if self.log is not None:
                 self._announce(self.log, trainer)
+                if args.resume_from_checkpoint:
+                    self._ask_explicit(self.log)
         received: signal.Signals | None = None
         try:
             trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
@@ -152,6 +156,19 @@ class Training:
         trainer.remove_callback(MLflowCallback)
         trainer.add_callback(ParameterLog)
         return trainer
+
+    def _ask_explicit(self, log: RunLog) -> None:
+        """A value on the command line of a resume is a new request: it wins over what the run was told."""
+        for name in TABLE:
+            if name in self._config.explicit:
+                update = Update(
+                    at=utc_now(),
+                    set={name: self._config.explicit[name]},
+                    by=user_name(),
+                    via="cli",
+                    reason="given on resume",
+                )
+                log.store.write(log.run_id, {UPDATE_PREFIX + new_id(): update.encode()})
 
     def _announce(self, log: RunLog, trainer: Any) -> None:
         log.write_config(

@@ -340,20 +340,35 @@ def test_store_and_run_go_together() -> None:
         LiveControl(store=FlakyStore())
 
 
+def test_a_request_at_a_step_that_is_evaluated_after_it_holds_for_the_next_step(tmp_path: Path) -> None:
+    """The scheduler steps after the boundary, and lowers its own rate: the next step still uses the value."""
+    lab = Lab(tmp_path)
+    lab.make(
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.5, "threshold": 10.0, "threshold_mode": "abs"},
+        metric_for_best_model="loss",
+        eval_strategy="steps",
+        eval_steps=3,
+    )
+    lab.tell(6, "a", set={"learning_rate": 0.003})
+    lab.trainer.train()
+    assert lab.ack("a").changes["learning_rate"] == (0.01, 0.003)
+    # Steps 7 to 9 are in force at the value, and the evaluation after step 9 halves it.
+    assert lab.recorder.rates[6:] == pytest.approx([0.003] * 3 + [0.0015] * 3, rel=1e-12)
+
+
 # --- more than one training --------------------------------------------------------------------------
 
 
 def test_a_second_training_of_the_same_trainer_begins_with_its_own_schedule(tmp_path: Path) -> None:
-    """What the first one was told stays in force in the same run, over the new schedule's own rates."""
+    """It is no resume: the first one has finished, and nobody told the second one anything."""
     lab = Lab(tmp_path)
     lab.make(lr_scheduler_type="linear")
     lab.tell(4, "a", set={"learning_rate": 0.05})
     lab.trainer.train()
     lab.script.at.clear()
     lab.trainer.train()
-    natural = _natural("linear", 12)
-    again = [0.05 * n / natural[0] for n in natural]
-    assert lab.recorder.rates[12:] == pytest.approx(again, rel=1e-12)
+    assert lab.recorder.rates[12:] == pytest.approx(_natural("linear", 12), rel=1e-12)
     assert [e.id for e in lab.entries()] == ["a"]
 
 
