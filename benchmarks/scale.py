@@ -280,10 +280,15 @@ def row_of(level: Level) -> list[str]:
         f"{level.server_cpu:.2f}",
         f"{level.postgres_cpu:.2f}",
         f"{level.listeners_cpu:.2f}",
-        f"{statistics.median(to_sight):.2f} s",
-        f"{quantile(to_sight, 0.99):.2f} s",
+        _seconds(statistics.median(to_sight)),
+        _seconds(quantile(to_sight, 0.99)),
         f"{len(level.to_sight)} ({unseen} unseen)",
     ]
+
+
+def _seconds(value: float) -> str:
+    """A request that nobody saw took longer than it was waited for."""
+    return f"over {LAST_LOOK_S:.0f} s" if math.isinf(value) else f"{value:.2f} s"
 
 
 def main() -> None:

@@ -26,8 +26,9 @@ class _Overlay:
         natural: The untouched rate of every group now.
         peak: Largest untouched rate since the request; `natural` is divided by it.
         ratios: While the rate is held, each group's share of `value`; None while it follows the schedule.
-        is_new: The optimizer has not stepped since the request. A scheduler that steps now (ReduceLROnPlateau,
-            after an evaluation at this very step) still decides the untouched rate that stands for `value`.
+        is_new: The optimizer has not stepped since the request. A scheduler that steps now
+            (ReduceLROnPlateau, after an evaluation at this very step) still decides the untouched rate that
+            stands for `value`.
     """
 
     value: float

@@ -354,7 +354,7 @@ class Session:
             elif command == "evaluate":
                 result = {"metrics": dict(self._host.evaluate())}
             elif command == "cancel" and not self._cancel(target := update.args["id"]):
-                self._reject(entry, "failed", {"id": f"no request {shown(target)} is pending"})
+                self._reject(entry, "failed", {"command": f"no request {shown(target)} is pending"})
                 return
             elif command == "stop":
                 self._begin_stop(entry.id, save=update.args.get("save", True))

@@ -1,4 +1,4 @@
-"""`ftlab train --resume_from_checkpoint`: what was given on the command line wins, and the history says so."""
+"""`ftlab train --resume_from_checkpoint`: what the command line says wins, and the history shows it."""
 
 from __future__ import annotations
 
