@@ -106,9 +106,9 @@ class _Demo:
             self._until(run, progress, task, lambda step, state: step >= share * steps)
 
         at(0.25)
-        now = float(run.surface().params["learning_rate"].value)
+        asked = float(run.surface().params["learning_rate"].asked)
         self._tell(progress, "change the learning rate under the cosine schedule")
-        self._answer(run.update(learning_rate=float(f"{now / 2:.1e}"), reason="try a smaller rate"))
+        self._answer(run.update(learning_rate=asked / 2, reason="try a smaller rate"))
         at(0.40)
         self._tell(progress, "ask for a learning rate of NaN, with a plain tag")
         self._send_nan(run)
