@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint bench dashboard clean
+.PHONY: setup demo demo-real test test-slow lint bench dashboard clean
 
 setup: $(READY)
 
@@ -17,6 +17,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/ftlab demo
 
+demo-real: $(READY)
+	$(BIN)/ftlab demo --real
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,6 +28,9 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         UpdateTimeout,
     )
     from ftlab_mlflow.training.callback import LiveControl, attach
+    from ftlab_mlflow.training.loop import LiveLoop
+    from ftlab_mlflow.training.run_numbers import RunNumbers
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,8 @@ _HOMES = {
         "UpdateTimeout",
     ),
     "training.callback": ("LiveControl", "attach"),
+    "training.loop": ("LiveLoop",),
+    "training.run_numbers": ("RunNumbers",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -54,6 +58,7 @@ __all__ = [
     "ConfigError",
     "FTLabError",
     "LiveControl",
+    "LiveLoop",
     "LiveRun",
     "MemoryRunStore",
     "MessageError",
@@ -62,6 +67,7 @@ __all__ = [
     "NotLive",
     "Param",
     "RunNotFound",
+    "RunNumbers",
     "RunStore",
     "SentUpdate",
     "Status",

@@ -9,6 +9,10 @@
     │   ├── StoreUnavailable   it did not answer, or said "later": try again
     │   └── RunNotFound        no run, or more than one, goes by that name
     ├── MessageError           a tag's value is not a message of the protocol
+    ├── CheckpointError        a checkpoint is missing, not whole, or of another run
+    ├── RankError              a rank of a distributed training could not do what all were told to do
+    │   ├── RanksLost          a rank does not answer any more
+    │   └── RanksDiverged      the ranks are no longer in the same state
     ├── NotLive                the run does not listen: never did, or not any more
     ├── UpdateRejected         the answer to a request is "rejected" or "cancelled"
     └── UpdateTimeout          no answer came in time; the request may still be applied
@@ -60,6 +64,22 @@ class MessageError(FTLabError):
         super().__init__(f"{code}: {describe(errors)}")
         self.code = code
         self.errors = dict(errors)
+
+
+class CheckpointError(FTLabError):
+    """A checkpoint is missing, not whole, or of another run. The text says which, and what there is."""
+
+
+class RankError(FTLabError):
+    """A rank of a distributed training could not do what all were told to do. The text names it."""
+
+
+class RanksLost(RankError):
+    """A rank does not answer any more."""
+
+
+class RanksDiverged(RankError):
+    """The ranks of a distributed training are no longer in the same state; it cannot go on."""
 
 
 class NotLive(FTLabError):

@@ -10,10 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ftlab_mlflow.errors import ConfigError
 
-_ENVIRONMENT = {"tracking_uri": "MLFLOW_TRACKING_URI", "poll_interval": "FTLAB_POLL_INTERVAL"}
+_ENVIRONMENT = {
+    "tracking_uri": "MLFLOW_TRACKING_URI",
+    "poll_interval": "FTLAB_POLL_INTERVAL",
+    "rank_sync_steps": "FTLAB_RANK_SYNC_STEPS",
+}
 _KINDS = {
     "tracking_uri": "a string",
     "poll_interval": "seconds above 0",
+    "rank_sync_steps": "a whole number of steps from 1",
     "limits": "a (min, max) pair of numbers by parameter, such as {learning_rate: [0, 0.001]}",
 }
 
@@ -26,6 +31,7 @@ class Settings(BaseModel):
     Attributes:
         tracking_uri: MLflow's tracking URI; None is MLflow's own default.
         poll_interval: Seconds between two looks at a run's tags.
+        rank_sync_steps: On several ranks: steps between two agreements at most.
         limits: Narrower (min, max) by parameter; None leaves a bound as it is.
     """
 
@@ -33,6 +39,7 @@ class Settings(BaseModel):
 
     tracking_uri: str | None = None
     poll_interval: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    rank_sync_steps: int = Field(default=10, ge=1)
     limits: Limits = Field(default_factory=dict)
 
     @classmethod

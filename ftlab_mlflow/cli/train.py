@@ -7,17 +7,20 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ftlab_mlflow.cli.failure import report
+from ftlab_mlflow.cli.opening import open_store
 from ftlab_mlflow.cli.output import emit
 from ftlab_mlflow.errors import FTLabError
 from ftlab_mlflow.training.methods import METHODS, Method
 
 if TYPE_CHECKING:
+    from ftlab_mlflow.settings import Settings
+    from ftlab_mlflow.training.resuming import Resumption
     from ftlab_mlflow.training.train import Outcome, Training
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -52,11 +55,24 @@ def _command(method: Method) -> click.Command:
     @click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else."
     )
+    @click.option(
+        "--resume",
+        metavar="[RUN]",
+        is_flag=False,
+        flag_value="",
+        help="Go on with a run from its last whole checkpoint; without RUN the newest that did not finish.",
+    )
     @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
     @click.pass_context
-    def command(context: click.Context, config: str | None, as_json: bool, options: tuple[str, ...]) -> None:
+    def command(
+        context: click.Context,
+        config: str | None,
+        as_json: bool,
+        resume: str | None,
+        options: tuple[str, ...],
+    ) -> None:
         with _terminal(quiet_stdout=as_json):
-            training = _training(method, config, options)
+            training = _training(method, config, options, resume)
             try:
                 outcome = _run(training)
             except FTLabError as error:
@@ -72,10 +88,19 @@ def _command(method: Method) -> click.Command:
     return command
 
 
-def _training(method: Method, path: str | None, options: tuple[str, ...]) -> Training:
+def _training(
+    method: Method, path: str | None, options: tuple[str, ...], resumed: str | None = None
+) -> Training:
     from ftlab_mlflow.training.config import load_config
 
-    config = load_config(method, path, options)
+    def resume(settings: Settings, given: Mapping[str, Any]) -> Resumption:
+        from ftlab_mlflow.training.resuming import decided_by_first, find_resumption
+
+        return decided_by_first(
+            lambda: find_resumption(open_store(settings.tracking_uri), method.name, resumed, given)
+        )
+
+    config = load_config(method, path, options, None if resumed is None else resume)
     from ftlab_mlflow.training.train import Training
 
     return Training(config)

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch.distributed as dist
+from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
-from ftlab_mlflow.control.ledger import Ledger
-from ftlab_mlflow.control.messages import State, Status
+from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.store import RunStore
-from ftlab_mlflow.control.tags import STATUS
-from ftlab_mlflow.control.wire import new_id, utc_now
-from ftlab_mlflow.errors import ConfigError, MessageError
-from ftlab_mlflow.training.listener import Listener
-from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
+from ftlab_mlflow.errors import ConfigError
+from ftlab_mlflow.training.batching import LiveBatches, saved_control
+from ftlab_mlflow.training.mlflow_run import TrainingRun
+from ftlab_mlflow.training.ranks import Agreement, Following
 from ftlab_mlflow.training.schedule import LiveSchedule
-from ftlab_mlflow.training.session import Session
-from ftlab_mlflow.training.signals import StopSignals
 from ftlab_mlflow.training.trainer_host import TrainerHost
 from ftlab_mlflow.training.tunables import Limits, Trainee, build_tunables, check_limits
+from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target
 
 logger = logging.getLogger("ftlab_mlflow")
 
@@ -36,6 +33,10 @@ def attach(
     trainer: Trainer,
     poll_interval: float = 1.0,
     limits: Limits | None = None,
+    *,
+    rank_sync_steps: int = 10,
+    store: RunStore | None = None,
+    run_id: str | None = None,
 ) -> LiveControl:
     """Adds live control to a `Trainer` or TRL trainer, before ``trainer.train()``.
 
@@ -43,6 +44,8 @@ def attach(
         trainer: Any transformers ``Trainer``.
         poll_interval: Seconds between two looks at the run's tags; more where the tracking store is slow.
         limits: Narrower (min, max) by parameter, such as ``{"learning_rate": (0, 1e-3)}``.
+        rank_sync_steps: On several ranks: steps between two agreements at most; fewer where steps are slow.
+        store, run_id: Another `RunStore` to use, and a run in it; both or neither.
 
     Returns:
         The callback that was added; its `run_id` is known once training has begun.
@@ -52,9 +55,12 @@ def attach(
     """
     if any(isinstance(callback, LiveControl) for callback in trainer.callback_handler.callbacks):
         raise ConfigError("this trainer has live control already: attach it once")
-    control = LiveControl(poll_interval, limits)
+    control = LiveControl(
+        poll_interval, limits, rank_sync_steps=rank_sync_steps, store=store, run_id=run_id
+    )
     trainer.add_callback(control)
     control.bind(trainer)
+    control.batches = LiveBatches(trainer)
     return control
 
 
@@ -65,8 +71,7 @@ class LiveControl(TrainerCallback, ExportableState):
     (``report_to="mlflow"`` or ``mlflow.start_run()``), or starts one.
 
     Args:
-        poll_interval, limits: As for `attach`.
-        store, run_id: Another `RunStore` to use, and a run in it; both or neither.
+        poll_interval, limits, rank_sync_steps, store, run_id: As for `attach`.
 
     Raises:
         ConfigError: An argument makes no sense.
@@ -77,9 +82,12 @@ class LiveControl(TrainerCallback, ExportableState):
         poll_interval: float = 1.0,
         limits: Limits | None = None,
         *,
+        rank_sync_steps: int = 10,
         store: RunStore | None = None,
         run_id: str | None = None,
     ) -> None:
+        if type(rank_sync_steps) is not int or rank_sync_steps < 1:
+            raise ConfigError(f"rank_sync_steps must be a whole number from 1, got {rank_sync_steps!r}")
         if isinstance(poll_interval, bool) or not 0 < poll_interval < float("inf"):
             raise ConfigError(f"poll_interval must be seconds above 0, got {poll_interval!r}")
         if (store is None) != (run_id is None):
@@ -87,19 +95,26 @@ class LiveControl(TrainerCallback, ExportableState):
         check_limits(limits or {})
         self._poll_interval = poll_interval
         self._limits = dict(limits or {})
+        self._rank_sync_steps = rank_sync_steps
         self._store_and_run = (store, run_id) if store is not None and run_id is not None else None
+        self.batches: LiveBatches | None = None
         self._trainer: Trainer | None = None
         self._live: _Live | None = None
 
     @property
     def run_id(self) -> str | None:
         """The MLflow run that this training listens on; None before it has begun."""
-        return self._live.run_id if self._live else None
+        return self._live.training.run_id if self._live else None
 
     @property
     def outcome(self) -> State | None:
         """The state that the training is in or has ended in; None before it has begun."""
-        return self._live.session.state if self._live else None
+        return self._live.training.state if self._live else None
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds that this training has waited in pauses."""
+        return self._live.training.paused_s if self._live else 0.0
 
     def bind(self, trainer: Trainer, *, is_training: bool = False) -> None:
         """Remembers the trainer, and hears of the exceptions that end its training."""
@@ -126,16 +141,20 @@ class LiveControl(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of this callback (transformers' `ExportableState`)."""
-        args = {"poll_interval": self._poll_interval, "limits": self._limits}
+        args = {
+            "poll_interval": self._poll_interval,
+            "limits": self._limits,
+            "rank_sync_steps": self._rank_sync_steps,
+        }
         return {"args": args, "attributes": {"saved": self._live.saved() if self._live else {}}}
 
     # --- transformers' events --------------------------------------------------------------------
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bind(_calling_trainer(self))
+        self.bind(calling_trainer(self))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = _calling_trainer(self)
+        trainer = calling_trainer(self)
         original = _bound_control(trainer, self)
         original.bind(trainer, is_training=True)
         if original is not self:
@@ -144,40 +163,45 @@ class LiveControl(TrainerCallback, ExportableState):
             self.__dict__ = original.__dict__
         # A checkpoint that was written without live control has no place for its state.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        if args.world_size > 1:
-            logger.warning("Live control is off: it does not work on several ranks yet")
+        if args.world_size > 1 and (reason := why_not_these_ranks(trainer)):
+            logger.warning("Live control is off: %s", reason)
             return
         if self._live is not None:
             self._live.abandon()  # transformers began anew with a smaller batch (auto_find_batch_size)
         store, run_id = self._store_and_run or (None, None)
-        self._live = _Live(trainer, store, run_id, self._poll_interval, self._limits)
+        self._live = _Live(
+            trainer,
+            store,
+            run_id,
+            self._poll_interval,
+            self._limits,
+            self.batches,
+            self._rank_sync_steps,
+        )
         self._live.begin()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live is not None:
-            self._live.session.running()
+            self._live.training.running()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live is not None:
-            try:
-                self._live.session.boundary(state.global_step)
-            except Exception:  # a fault of ours must never end somebody's training
-                logger.exception("Live control failed at step %d; training goes on", state.global_step)
+            self._live.training.boundary(state.global_step)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._live is not None and self._live.session.state == "stopping":
+        if self._live is not None and self._live.training.state == "stopping":
             # The default flow saves and evaluates here; a stop says itself whether it saves.
             control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live is not None:
-            stopping = self._live.session.state == "stopping"
+            stopping = self._live.training.state == "stopping"
             self._live.end("stopped" if stopping else "finished")
 
     # --- the end of training, seen from outside of it ---------------------------------------------
 
     def _failed(self, error: BaseException) -> None:
-        if self._live is not None and self._live.is_open and not self._is_tried_again(error):
+        if self._live is not None and self._live.training.is_open and not self._is_tried_again(error):
             stopped = isinstance(error, KeyboardInterrupt)
             text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
             self._live.end("stopped" if stopped else "failed", None if stopped else text)
@@ -192,10 +216,11 @@ class LiveControl(TrainerCallback, ExportableState):
         )
 
     def _raise_signal(self) -> None:
-        if self._live is not None and not self._live.is_open:
-            self._live.signals.raise_received()
+        if self._live is not None and not self._live.training.is_open:
+            self._live.training.signals.raise_received()
 
 
+_DRIVEN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.DEEPSPEED)
 _NOT_DRIVEN = {
     "deepspeed": "live control does not drive DeepSpeed's optimizer yet",
     "layerwise": "a layer-wise optimizer has no parameter groups of its own",
@@ -203,7 +228,13 @@ _NOT_DRIVEN = {
 
 
 class _Live:
-    """One training under live control: session, listener, MLflow run and signals, wired together."""
+    """One training on one rank: its trainer, and what drives it.
+
+    Attributes:
+        training: The session with all around it, or what follows it on another rank.
+    """
+
+    training: LiveTraining | Following
 
     def __init__(
         self,
@@ -212,94 +243,87 @@ class _Live:
         run_id: str | None,
         poll_interval: float,
         limits: Limits,
+        batches: LiveBatches | None,
+        rank_sync_steps: int,
     ) -> None:
         self._trainer = trainer
-        self._run: TrainingRun | None = None
-        if store is None or run_id is None:
-            callbacks = trainer.callback_handler.callbacks
-            self._run = TrainingRun(callbacks, trainer.args.run_name)
-            store, run_id = self._run.store, self._run.run_id
-        self.run_id = run_id
-        self._error: str | None = None
-        self._session_id = new_id()
-        self._host = TrainerHost(trainer)
+        self._batches = batches
+        self._host = TrainerHost(trainer, batches)
         self._schedule = self._lay_schedule()
-        self._listener = Listener(store, run_id, self._heartbeat, poll_interval)
+        if batches:
+            batches.begin(self._schedule)
+        agreement: Agreement | None = None
+        if trainer.args.world_size > 1:
+            agreement = Agreement(rank_sync_steps, trainer.args.ddp_timeout)
+            if trainer.args.process_index > 0:
+                self.training = Following(build_tunables(self._trainee(), limits)[0], self._host, agreement)
+                return
+        if store is not None and run_id is not None:
+            target = Target(store, run_id)
+        else:
+            run = TrainingRun(trainer.callback_handler.callbacks, trainer.args.run_name)
+            target = Target(run.store, run.run_id, run)
         try:
-            self.session = self._new_session(limits)
+            self.training = self._under_control(target, poll_interval, limits, agreement)
         except ConfigError:
-            if self._run:
-                self._run.end("failed", reachable=True)
+            if target.run:
+                target.run.end("failed", reachable=True)
             raise
-        self.signals = StopSignals(lambda: self.session.interrupt(self._stop_by_signal))
-        self.is_open = True
 
-    def _new_session(self, limits: Limits) -> Session:
+    def _under_control(
+        self, target: Target, poll_interval: float, limits: Limits, agreement: Agreement | None
+    ) -> LiveTraining:
+        trainer = self._trainer
         tunables, unsupported = build_tunables(self._trainee(), limits)
-        commands = ["pause", "resume", "stop", "checkpoint", "evaluate", "cancel"]
+        commands = ["pause", "resume", "stop", "checkpoint", "evaluate", "rollback", "cancel"]
         if not self._host.can_evaluate:
             commands.remove("evaluate")
             unsupported["evaluate"] = "there is no evaluation data"
-        return Session(
-            id=self._session_id,
+        if reason := self._host.no_rollback:
+            commands.remove("rollback")
+            unsupported["rollback"] = reason
+        return LiveTraining(
+            target,
+            poll_interval,
             tunables=tunables,
             unsupported=unsupported,
             commands=tuple(commands),
             host=self._host,
-            outbox=self._listener,
-            describe=self._describe,
+            progress=self._progress,
+            method=type(trainer).__name__.removesuffix("Trainer").lower() or "trainer",
+            saves_on_signal=trainer.args.save_strategy != "no",
+            agreement=agreement,
         )
 
+    def _progress(self) -> Progress:
+        state = self._trainer.state
+        return Progress(state.global_step, state.max_steps, state.epoch or 0.0)
+
     def begin(self) -> None:
-        """Reads the run's history, brings it into force, and starts to listen."""
-        run_tags = self._listener.read_first()
-        ledger = None if run_tags is None else Ledger.read(run_tags)
-        step = self._trainer.state.global_step
-        saved = self._saved_before()
-        if ledger and ledger.last_ack_at and step == 0 and _is_finished(run_tags):
-            # Not resumed: the next training of the same run, which was told nothing yet.
-            saved = {"last_ack_at": ledger.last_ack_at.isoformat()}
-        self.session.begin(step, saved, ledger)
-        self._listener.start(self.session, self.session.surface().params, run_tags)
-        self.signals.install()
-        self.session.boundary(step)
+        """Brings the run's history into force, and starts to listen."""
+        self.training.begin(self._trainer.state.global_step, self._saved_before())
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds of this training."""
-        return {"run_id": self.run_id, **self.session.saved_state()}
+        batches = {"batches": self._batches.state()} if self._batches else {}
+        return {**self.training.saved(), **batches}
 
     def end(self, state: State, error: str | None = None) -> None:
         """Answers what is open, delivers it, and gives everything back."""
-        self.is_open = False
-        self._error = error
-        self.signals.remove()
-        self.session.end(state)
-        owned = self._run is None or self._run.owner == "training"
-        status = RUN_STATUS[state] if owned or state != "finished" else None
-        delivered = self._listener.close(status)
+        self.training.end(state, error)
         if self._schedule:
             self._schedule.detach()
-        if self._run:
-            self._run.end(state, reachable=delivered)
 
     def abandon(self) -> None:
         """Gives everything back without an end: another training takes over the run."""
-        self.is_open = False
-        self.signals.remove()
-        self._listener.close(None, last_look=False)
+        self.training.abandon()
         if self._schedule:
             self._schedule.detach()
 
     def _saved_before(self) -> Mapping[str, Any]:
-        stored = self._trainer.state.stateful_callbacks.get(LiveControl.__name__) or {}
-        if isinstance(stored, list):
-            stored = stored[0]
-        saved = dict(stored.get("attributes", {}).get("saved") or {})
+        saved = saved_control(self._trainer.state)
         if saved and saved["step"] != self._trainer.state.global_step:
             return {}  # of no checkpoint, but of an earlier training of this very object
-        if saved and saved["run_id"] != self.run_id:
-            # A checkpoint of another run: its values go on here, its answers belong there.
-            saved = {key: saved[key] for key in ("values", "asked")}
         return saved
 
     def _lay_schedule(self) -> LiveSchedule | None:
@@ -307,7 +331,8 @@ class _Live:
         rates = [group.get("lr") for group in trainer.optimizer.param_groups]
         if self._no_optimizer() or any(rate is None for rate in rates):
             return None
-        return LiveSchedule(trainer.optimizer, trainer.lr_scheduler)
+        total, warmup = (self._batches.schedule_total, self._batches.warmup) if self._batches else (0, 0)
+        return LiveSchedule(trainer.optimizer, trainer.lr_scheduler, total, warmup)
 
     def _no_optimizer(self) -> str | None:
         trainer = self._trainer
@@ -328,45 +353,9 @@ class _Live:
             decays=lambda parameter: id(parameter) in meant,
             evaluates=self._host.can_evaluate,
             no_optimizer=self._no_optimizer(),
+            trainer=trainer,
+            batches=self._batches,
         )
-
-    def _stop_by_signal(self) -> None:
-        received = self.signals.received
-        assert received is not None
-        logger.warning("%s: stopping at step %d", received.name, self.session.step)
-        if self._trainer.args.save_strategy != "no":
-            try:
-                logger.warning("Checkpoint: %s", self._host.checkpoint())
-            except Exception:  # the process was asked to end: it ends, with or without a checkpoint
-                logger.exception("No checkpoint could be written")
-        self.session.stop_now()
-
-    def _heartbeat(self) -> str:
-        return self._describe(self.session.state)
-
-    def _describe(self, state: State) -> str:
-        trainer_state = self._trainer.state
-        return Status(
-            state=state,
-            step=trainer_state.global_step,
-            max_steps=trainer_state.max_steps,
-            epoch=round(trainer_state.epoch or 0.0, 4),
-            at=utc_now(),
-            every_s=round(self._listener.heartbeat_s, 1),
-            session=self._session_id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            method=type(self._trainer).__name__.removesuffix("Trainer").lower() or "trainer",
-            error=self._error,
-        ).encode()
-
-
-def _is_finished(run_tags: Mapping[str, str] | None) -> bool:
-    """Whether the training before this one, on the same run, came to its end."""
-    try:
-        return Status.decode((run_tags or {}).get(STATUS, "")).state == "finished"
-    except MessageError:
-        return False
 
 
 def _bound_control(trainer: Trainer, fallback: LiveControl) -> LiveControl:
@@ -375,7 +364,7 @@ def _bound_control(trainer: Trainer, fallback: LiveControl) -> LiveControl:
     return bound
 
 
-def _calling_trainer(callback: TrainerCallback) -> Trainer:
+def calling_trainer(callback: TrainerCallback) -> Trainer:
     """The trainer whose event is being handled.
 
     transformers hands a callback everything but the trainer, and without it a paused training could neither
@@ -387,4 +376,14 @@ def _calling_trainer(callback: TrainerCallback) -> Trainer:
         if isinstance(candidate, Trainer) and callback in candidate.callback_handler.callbacks:
             return candidate
         frame = frame.f_back  # type: ignore[assignment]
-    raise ConfigError("LiveControl must be called by the Trainer that it was given to")
+    raise ConfigError(f"{type(callback).__name__} must be called by the Trainer that it was given to")
+
+
+def why_not_these_ranks(trainer: Trainer) -> str | None:
+    """Why a training on several ranks cannot be driven, or None."""
+    kind = trainer.accelerator.distributed_type
+    if not dist.is_gloo_available():
+        return "this torch has no gloo, over which the ranks agree"
+    if kind not in _DRIVEN:
+        return f"it is not known to work with {kind.value} on several ranks"
+    return None

@@ -6,11 +6,11 @@ import copy
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,6 +18,12 @@ from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.settings import Settings
 from ftlab_mlflow.training.fields import Field, field_named, fields_of, shown
 from ftlab_mlflow.training.methods import Method
+
+if TYPE_CHECKING:
+    from ftlab_mlflow.training.resuming import Resumption
+
+Resume = Callable[[Settings, Mapping[str, Any]], "Resumption"]
+"""Finds the run that goes on, from the settings and what else was given."""
 
 ALIASES = {"model": "model_name_or_path", "data": "dataset_name"}
 """Shorter names on the command line (and in a file)."""
@@ -41,7 +47,11 @@ DEMO_DEFAULTS: Mapping[str, Any] = {
     "save_total_limit": 2,
     "gradient_checkpointing": False,
 }
-"""For the demo model without a config file: about a minute on two CPU cores, with a loss that falls."""
+"""For the demo model without a config file: about a minute on two CPU cores, with a loss that falls.
+A method takes those that it has, and has its own besides (`Method.demo_defaults`)."""
+
+DEMO_REWARD = "ftlab_mlflow.training.demo_sums:sum_reward"
+"""The reward function for the demo's prompts."""
 
 _SECTIONS = ("env", "live")
 
@@ -53,7 +63,9 @@ class TrainConfig:
     Attributes:
         given: What was asked for, by key, without the two sections: with TRL's defaults it is all of it.
         defaulted: Keys of `given` that nobody asked for: defaults of the demo and of this machine.
-        explicit: What was given on the command line, by key.
+        explicit: What was given on the command line, by key; of a run that goes on, also what a file given
+            now says otherwise than the launch.
+        resumed: The run that goes on, or None.
     """
 
     method: Method
@@ -65,6 +77,7 @@ class TrainConfig:
     given: Mapping[str, Any]
     defaulted: frozenset[str]
     explicit: Mapping[str, Any]
+    resumed: Resumption | None = None
 
     def as_yaml(self, **resolved: Any) -> str:
         """A config file that asks for the same training. No secrets, so no `env:` section and no token.
@@ -73,51 +86,89 @@ class TrainConfig:
             resolved: Values that were decided later, such as ``output_dir``.
         """
         values = _without_secrets({**self.given, **resolved})
+        values.pop("resume_from_checkpoint", None)  # it asks for this training, not for the rest of it
         live = self.settings.model_dump(include={"poll_interval", "limits"}, mode="json")
         return yaml.safe_dump({**values, "live": live}, sort_keys=False, allow_unicode=True)
 
 
-def load_config(method: Method, path: str | None, options: Sequence[str]) -> TrainConfig:
+def load_config(
+    method: Method, path: str | None, options: Sequence[str], resume: Resume | None = None
+) -> TrainConfig:
     """Reads and checks everything.
 
     Args:
         path: A YAML file as TRL takes it, with an optional section ``live:``; None or empty for none.
             Its section ``env:`` is put into the environment, before TRL and torch are imported.
         options: Command-line words, ``--key value ...``; they override the file.
+        resume: Finds the run that goes on. What it was launched with is overridden by file and options.
 
     Raises:
         ConfigError: Something is wrong; the text names the key, the file or the option and what is allowed.
     """
-    file = _read_file(path) if path else {}
+    return config_of(method, read_file(path), path, options, resume)
+
+
+def read_file(path: str | None) -> dict[str, Any]:
+    """What a config file says, without its section ``env:``, which is put into the environment.
+
+    Raises:
+        ConfigError: There is no such file, or it is no YAML mapping.
+    """
+    file = _read_yaml(path) if path else {}
     _apply_environment(file.pop("env", None), path)
+    return file
+
+
+def config_of(
+    method: Method,
+    file: Mapping[str, Any],
+    path: str | None,
+    options: Sequence[str],
+    resume: Resume | None = None,
+) -> TrainConfig:
+    """Checks what `read_file` found, and the options. As `load_config`."""
+    file = dict(file)
     live = file.pop("live", None) or {}
     if not isinstance(live, dict):
         raise ConfigError(f"{path}: live must be a mapping, got {shown(live)}")
-    from trl import ModelConfig, ScriptArguments
+    from trl import ModelConfig
     from trl.scripts.utils import DatasetMixtureConfig
 
-    types = (ScriptArguments, method.config_class(), ModelConfig, DatasetMixtureConfig)
+    types = (method.script_class(), method.config_class(), ModelConfig, DatasetMixtureConfig)
     known = fields_of(types)
     words = _read_options(options, known)
     own = {name: words.pop(name) for name in list(words) if name in Settings.model_fields}
     settings = Settings.resolve(_parsed(own), live, str(path))
+    resumed = resume(settings, {**file, **words}) if resume else None
+    launch = dict(resumed.config) if resumed else {}
+    if resumed:
+        settings = Settings.resolve(_parsed(own), {**launch.pop("live", {}), **live}, str(path))
     values: dict[str, Any] = {}
     explicit: dict[str, Any] = {}
-    for source, label in ((file, f"{path}: {{}}"), (words, "--{}")):
+    for source, label in ((launch, "config.yaml: {}"), (file, f"{path}: {{}}"), (words, "--{}")):
         for key, value in source.items():
             name = ALIASES.get(key, key)
             field = field_named(known, name, label.format(key))
-            if value != "":
-                values[name] = field.check(value, label.format(key))
-                if source is words:
-                    explicit[name] = values[name]
+            if value == "":
+                continue
+            checked = field.check(value, label.format(key))
+            if source is words or (source is file and resumed and checked != values.get(name)):
+                explicit[name] = checked
+            if source is launch or not resumed or name not in resumed.live:
+                values[name] = checked
     asked = set(values)
-    _add_demo(values, has_file=bool(path))
-    _require(values, path)
+    if resumed:
+        values["resume_from_checkpoint"] = resumed.checkpoint
+    _add_demo(values, method, known, has_file=bool(path or resumed))
+    _require(values, method, path)
+    for name, value in method.defaults.items():
+        values.setdefault(name, value)
     _add_machine_defaults(values)
     script, training, model, mixture = (_build(t, values, path) for t in types)
     defaulted = frozenset(set(values) - asked)
-    return TrainConfig(method, script, training, model, mixture, settings, values, defaulted, explicit)
+    return TrainConfig(
+        method, script, training, model, mixture, settings, values, defaulted, explicit, resumed
+    )
 
 
 def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +179,7 @@ def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -203,24 +254,32 @@ def _parsed(own: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"--limits is no YAML: {_yaml_problem(error)}") from error
 
 
-def _add_demo(values: dict[str, Any], *, has_file: bool) -> None:
+def _add_demo(
+    values: dict[str, Any], method: Method, known: Mapping[str, Field], *, has_file: bool
+) -> None:
     names_data = values.get("dataset_name") or values.get("datasets")
     if not has_file and not values.get("model_name_or_path") and not names_data:
         values["model_name_or_path"] = DEMO
-    if values.get("model_name_or_path") != DEMO:
-        return
-    if not names_data:
+    is_demo = values.get("model_name_or_path") == DEMO
+    if is_demo and not names_data:
         values["dataset_name"] = DEMO
-    if has_file:
+    if method.is_rewarded and values.get("dataset_name") == DEMO and not _rewards(values):
+        values["reward_funcs"] = [DEMO_REWARD]
+    if has_file or not is_demo:
         return
-    for name, value in DEMO_DEFAULTS.items():
+    for name, value in {**DEMO_DEFAULTS, **method.demo_defaults}.items():
         if name == "max_steps" and "num_train_epochs" in values:
             continue  # it would win over the epochs that were asked for
-        values.setdefault(name, value)
+        if name in known:
+            values.setdefault(name, value)
 
 
-def _require(values: Mapping[str, Any], path: str | None) -> None:
-    """Raises: ConfigError: model or data are missing, or a local path in their place does not exist."""
+def _rewards(values: Mapping[str, Any]) -> Any:
+    return values.get("reward_funcs") or values.get("reward_model_name_or_path")
+
+
+def _require(values: dict[str, Any], method: Method, path: str | None) -> None:
+    """Raises: ConfigError: model, data or reward are missing, or a local path to them does not exist."""
     where = f"{path}: " if path else ""
     for name, short, kinds in (
         ("model_name_or_path", "model", "a folder, a model on the Hugging Face hub, or 'demo'"),
@@ -231,18 +290,25 @@ def _require(values: Mapping[str, Any], path: str | None) -> None:
             raise ConfigError(f"{where}{name} is missing: --{short} takes {kinds}")
         if value and is_path(value) and not Path(value).expanduser().exists():
             raise ConfigError(f"{where}{name}: there is no file or folder {value}")
+    if method.is_rewarded and not _rewards(values):
+        raise ConfigError(
+            f"{where}reward_funcs is missing: --reward_funcs takes functions, module:function, and "
+            "--reward_model_name_or_path a reward model"
+        )
     _require_checkpoint(values, where)
 
 
-def _require_checkpoint(values: Mapping[str, Any], where: str) -> None:
-    from transformers.trainer_utils import get_last_checkpoint
+def _require_checkpoint(values: dict[str, Any], where: str) -> None:
+    from ftlab_mlflow.training.checkpoints import last_whole
 
     asked = values.get("resume_from_checkpoint")
     if asked is True:
         folder = values.get("output_dir")
-        if not folder or not Path(folder).is_dir() or get_last_checkpoint(folder) is None:
-            where += "resume_from_checkpoint: there is no checkpoint in output_dir"
+        found = last_whole(folder) if folder else None
+        if found is None:
+            where += "resume_from_checkpoint: there is no whole checkpoint in output_dir"
             raise ConfigError(f"{where} ({folder or 'which is not given'})")
+        values["resume_from_checkpoint"] = str(found)
     elif asked and not Path(asked).is_dir():
         raise ConfigError(f"{where}resume_from_checkpoint: there is no folder {asked}")
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.training.config import DEMO, TrainConfig, first_words, is_path
-from ftlab_mlflow.training.demo_data import demo_samples
 
 logger = logging.getLogger("ftlab_mlflow")
 
@@ -70,7 +69,7 @@ def _load(config: TrainConfig) -> Any:
     if name == DEMO:
         from datasets import Dataset, DatasetDict
 
-        train, test = demo_samples()
+        train, test = config.method.demo_samples()
         return DatasetDict(train=Dataset.from_list(train), test=Dataset.from_list(test))
     path = Path(name).expanduser()
     if path.exists() or is_path(name):
@@ -122,19 +121,28 @@ def _split(splits: Any, name: str, source: str) -> Any:
     return splits[name]
 
 
+def columns_of(dataset: Any) -> list[str]:
+    """The names of its columns, also where it is streamed from a file that does not list them."""
+    return dataset.column_names or list(next(iter(dataset), {}))
+
+
 def _check(dataset: Any, config: TrainConfig, source: str) -> None:
     if hasattr(dataset, "__len__") and not len(dataset):
         raise ConfigError(f"{source} holds no samples")
-    if (config.training.dataset_kwargs or {}).get("skip_prepare_dataset"):
+    if (getattr(config.training, "dataset_kwargs", None) or {}).get("skip_prepare_dataset"):
         return
-    present = dataset.column_names or list(next(iter(dataset), {}))
-    text_field = config.training.dataset_text_field
-    groups = [tuple(c.format(text=text_field) for c in group) for group in config.method.columns]
-    if not any(set(group) <= set(present) for group in groups):
-        wanted = ", or ".join(" + ".join(group) for group in groups)
-        raise ConfigError(
-            f"{source} has the columns {', '.join(present)}; {config.method.name} needs {wanted}"
-        )
+    present = columns_of(dataset)
+    text = getattr(config.training, "dataset_text_field", "")
+    groups = [[column.format(text=text) for column in group] for group in config.method.columns]
+    if any(set(group) <= set(present) for group in groups):
+        return
+    wanted = ", or ".join(" + ".join(group) for group in groups)
+    begun = [group for group in groups if set(group) & set(present)]
+    missing = min(([c for c in group if c not in present] for group in begun), key=len, default=[])
+    raise ConfigError(
+        f"{source} has the columns {', '.join(present)}; {config.method.name} needs {wanted}"
+        + (f"; missing: {', '.join(missing)}" if missing else "")
+    )
 
 
 def _hold_out(train: Any, config: TrainConfig, source: str) -> Data:

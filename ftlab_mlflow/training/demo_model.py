@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import shutil
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
-logger = logging.getLogger("ftlab_mlflow")
+from ftlab_mlflow.training.model_cache import cached
 
 _RECIPE = 1
 """Goes up with every change of what is built here, so that a cached model of an older recipe is not used."""
@@ -28,22 +24,9 @@ _MAX_TOKENS = 512
 def demo_model() -> str:
     """The folder of the demo model: Llama architecture, random weights, about 2 million parameters.
 
-    It is built once, from a fixed seed, and kept under ``$XDG_CACHE_HOME`` (or ``~/.cache``) in ``ftlab``.
+    It is built once, from a fixed seed, and kept in the cache.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ftlab"
-    folder = home / f"demo-{_fingerprint()}"
-    if not folder.is_dir():
-        home.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
-        try:
-            _build(building)
-            building.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # or else another process was faster, with the same result
-                raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    return str(folder)
+    return cached(f"demo-{_fingerprint()}", _build)
 
 
 def _fingerprint() -> str:

@@ -68,7 +68,7 @@ class Field:
     @property
     def is_list(self) -> bool:
         """Whether it takes several values on the command line."""
-        return not self.is_nested and any(get_origin(member) is list for member in self.members)
+        return not self.is_nested and any(get_origin(member) in (list, tuple) for member in self.members)
 
     @property
     def is_nested(self) -> bool:
@@ -103,6 +103,8 @@ class Field:
         if self.name == "resume_from_checkpoint" and str(value).lower() in ("true", "false"):
             # transformers takes true for "the last one", whatever the type says.
             return str(value).lower() == "true" or None
+        if self.name == "scale_rewards" and isinstance(value, bool):
+            return value  # TRL's older form of `group` and `none`, whatever the type says
         if self.choices:
             return self._choice(value)
         if self.nested is not None:
@@ -221,6 +223,10 @@ def _as(member: Any, value: Any) -> Any:
     elif plain is list:
         items = value if isinstance(value, list) else [value]
         return [_as((get_args(member) or (str,))[0], item) for item in items]
+    elif plain is tuple:
+        kinds = get_args(member)
+        if isinstance(value, list | tuple) and len(value) == len(kinds):
+            return tuple(_as(kind, item) for kind, item in zip(kinds, value, strict=True))
     elif plain is dict:
         if isinstance(value, dict):
             return value
@@ -254,7 +260,9 @@ def _number(value: Any, *, whole: bool) -> int | float:
 def _kind(member: Any) -> str:
     plain = get_origin(member) or member
     if plain is list:
-        return "a list of strings"
+        return "a list of numbers" if get_args(member) == (float,) else "a list of strings"
+    if plain is tuple:
+        return f"{len(get_args(member))} numbers"
     if plain is Literal:
         return " or ".join(str(choice).lower() for choice in get_args(member))
     kinds = {

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+_DEMO = "ftlab_mlflow.training."
+_PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to fine-tune.
+    """One way to fine-tune. Classes and functions are named ``module:name`` and loaded when they are needed.
 
     Attributes:
         name: As in ``ftlab train <name>``. help: One sentence for a person.
-        trainer, config: TRL's classes, as ``module:name``.
+        trainer, config, script: TRL's classes: the trainer, its arguments, those of TRL's script around it.
         columns: What a dataset must have: all columns of one of these groups. ``{text}`` is the column
             that ``dataset_text_field`` names.
+        demo: A function that returns the training and the test samples of its demo.
+        demo_defaults: What its demo sets besides, or other than, `config.DEMO_DEFAULTS`.
+        defaults: In place of defaults of TRL's that do not fit this method.
+        is_rewarded: Whether it learns from rewards for what the model writes.
     """
 
     name: str
@@ -24,6 +32,11 @@ class Method:
     trainer: str
     config: str
     columns: tuple[tuple[str, ...], ...]
+    demo: str
+    script: str = "trl:ScriptArguments"
+    demo_defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    is_rewarded: bool = False
 
     def trainer_class(self) -> Any:
         """TRL's trainer class. Imports TRL."""
@@ -33,11 +46,30 @@ class Method:
         """TRL's dataclass of training arguments. Imports TRL."""
         return _load(self.config)
 
+    def script_class(self) -> Any:
+        """TRL's dataclass of what its script takes besides: data, reward functions. Imports TRL."""
+        return _load(self.script)
+
+    def demo_samples(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Training and test samples of the demo. The same at every call."""
+        train, test = _load(self.demo)()
+        return train, test
+
 
 def _load(reference: str) -> Any:
     module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+    with warnings.catch_warnings():
+        # ORPO lives there, and whoever asks for it has no other choice.
+        warnings.filterwarnings("ignore", "You are importing from 'trl.experimental'")
+        return getattr(import_module(module), name)
 
+
+_REWARDED_DEMO: Mapping[str, Any] = {
+    "max_steps": 160,
+    "per_device_train_batch_size": 32,
+    "max_completion_length": 3,
+}
+"""Many short answers: a model that knows nothing is rarely rewarded."""
 
 METHODS: Mapping[str, Method] = {
     method.name: method
@@ -55,6 +87,63 @@ METHODS: Mapping[str, Method] = {
                 ("{text}",),
                 ("input_ids",),
             ),
+            demo=_DEMO + "demo_data:demo_samples",
+        ),
+        Method(
+            name="dpo",
+            help="Direct preference optimization: from pairs of a better and a worse answer.",
+            trainer="trl:DPOTrainer",
+            config="trl:DPOConfig",
+            columns=_PAIRS,
+            demo=_DEMO + "demo_sums:preferences",
+        ),
+        Method(
+            name="orpo",
+            help="Odds-ratio preference optimization: pairs as for dpo, without a reference model.",
+            trainer="trl.experimental.orpo:ORPOTrainer",
+            config="trl.experimental.orpo:ORPOConfig",
+            columns=_PAIRS,
+            demo=_DEMO + "demo_sums:preferences",
+        ),
+        Method(
+            name="kto",
+            help="Kahneman-Tversky optimization: from single answers that are good or bad.",
+            trainer="trl:KTOTrainer",
+            config="trl:KTOConfig",
+            columns=(("prompt", "completion", "label"), *_PAIRS),
+            demo=_DEMO + "demo_sums:verdicts",
+        ),
+        Method(
+            name="reward",
+            help="A reward model: learns to tell the better answer of a pair; grpo and rloo train against it.",
+            trainer="trl:RewardTrainer",
+            config="trl:RewardConfig",
+            columns=(*_PAIRS, ("chosen_ids", "rejected_ids")),
+            demo=_DEMO + "demo_sums:preferences",
+            defaults={"lora_task_type": "SEQ_CLS"},
+        ),
+        Method(
+            name="grpo",
+            help="Group relative policy optimization: the model's own answers, rewarded, compared in groups.",
+            trainer="trl:GRPOTrainer",
+            config="trl:GRPOConfig",
+            script="trl.scripts.grpo:GRPOScriptArguments",
+            columns=(("prompt",),),
+            demo=_DEMO + "demo_sums:prompts",
+            demo_defaults=_REWARDED_DEMO,
+            is_rewarded=True,
+        ),
+        Method(
+            name="rloo",
+            help="REINFORCE leave-one-out: the model's own answers, rewarded, each against the others' mean.",
+            trainer="trl:RLOOTrainer",
+            config="trl:RLOOConfig",
+            script="trl.scripts.rloo:RLOOScriptArguments",
+            columns=(("prompt",),),
+            demo=_DEMO + "demo_sums:prompts",
+            # As GRPO has them by default; its first rewards are too small for TRL's defaults of RLOO.
+            demo_defaults={**_REWARDED_DEMO, "beta": 0.0, "normalize_advantages": True},
+            is_rewarded=True,
         ),
     )
 }

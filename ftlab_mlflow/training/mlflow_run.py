@@ -27,7 +27,7 @@ _not_finished: dict[str, TrainingRun] = {}
 
 
 class TrainingRun:
-    """The run that is active when training begins, or a new one.
+    """The run that is active when training begins, else the one of `run_id`, else a new one.
 
     Attributes:
         store, run_id: Where to write.
@@ -35,14 +35,14 @@ class TrainingRun:
             started here), or the user, whose ``mlflow.start_run`` goes on after the training.
     """
 
-    def __init__(self, callbacks: list[Any], run_name: str | None) -> None:
+    def __init__(self, callbacks: list[Any], run_name: str | None, run_id: str | None = None) -> None:
         import mlflow
 
         active = mlflow.active_run()
         by_callback = any(getattr(callback, "_auto_end_run", False) for callback in callbacks)
         self.owner: Owner = "training" if active is None or by_callback else "user"
         if active is None:
-            active = mlflow.start_run(run_name=run_name)
+            active = mlflow.start_run(run_id, run_name=None if run_id else run_name)
         self.run_id: str = active.info.run_id
         self.store: RunStore = MlflowRunStore()
         if before := _not_finished.pop(self.run_id, None):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.integrations import MLflowCallback
 
+from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 from ftlab_mlflow.errors import ConfigError, RunNotFound, StoreError
@@ -16,8 +19,14 @@ from ftlab_mlflow.training.mlflow_run import RUN_STATUS
 
 logger = logging.getLogger("ftlab_mlflow")
 
-_EXPERIMENT = "ftlab"
+EXPERIMENT = "ftlab"
+"""The experiment of a run for which MLflow's environment variables name none."""
 _NO_RUN = "0" * 32
+
+
+def default_output_dir(run_id: str) -> str:
+    """Where a run's model and checkpoints go if nobody says where."""
+    return f"outputs/{run_id[:8]}"
 
 
 class RunLog:
@@ -25,6 +34,10 @@ class RunLog:
 
     ``MLFLOW_RUN_ID`` names a run to join (``mlflow run`` sets it, and so can who resumes a training); else
     one is started in the experiment that MLflow's environment variables name, or in ``ftlab``.
+
+    Args:
+        parent: Start a run that is a child of this one, next to it.
+        run_id: The run to join, instead of ``MLFLOW_RUN_ID``.
 
     Attributes:
         run_id, name: Of the run. store: Where it is.
@@ -36,9 +49,17 @@ class RunLog:
         ConfigError: MLflow cannot join or start this run.
     """
 
-    def __init__(self, tracking_uri: str | None, run_name: str | None) -> None:
+    def __init__(
+        self,
+        tracking_uri: str | None,
+        run_name: str | None,
+        parent: RunLog | None = None,
+        run_id: str | None = None,
+    ) -> None:
         import mlflow
 
+        if run_id:
+            os.environ["MLFLOW_RUN_ID"] = run_id  # MLflow takes it out when it joins the run
         if tracking_uri:
             mlflow.set_tracking_uri(tracking_uri)
         self.store = MlflowRunStore()
@@ -51,13 +72,19 @@ class RunLog:
             if joined:
                 raise ConfigError(f"MLFLOW_RUN_ID: {error}") from error
         try:
-            if not joined and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
-                mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT)
-            run = mlflow.start_run(run_name=run_name)
+            if parent is None and not joined and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
+                mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
+            run = mlflow.start_run(
+                experiment_id=parent._experiment_id if parent else None,
+                run_name=run_name,
+                nested=parent is not None,
+                log_system_metrics=_wants_system_metrics(),
+            )
             if joined:  # MLflow asks its context providers only about runs that it starts here
                 mlflow.set_tags(RunContext().tags())
         except mlflow.MlflowException as error:
             raise ConfigError(f"MLflow cannot start this run: {str(error).splitlines()[0]}") from error
+        self._experiment_id: str = run.info.experiment_id
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
 
@@ -84,21 +111,100 @@ class RunLog:
         mlflow.end_run(status)
 
 
+def _wants_system_metrics() -> bool:
+    """Whether MLflow logs the load of this machine: unless its own variable says no."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as WANTED
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it tells every start and end
+    return WANTED.get() if WANTED.is_set() else True
+
+
 class ParameterLog(MLflowCallback):
-    """transformers' MLflow callback, for a run that may have some of the parameters already.
+    """transformers' MLflow callback, for a run that may have parameters and metrics already.
 
     ``mlflow run`` logs what it was given, as text (``1e-3``). MLflow refuses to change a parameter (to
     ``0.001``), and with it everything that is sent in the same batch, in the background.
+
+    MLflow keeps every value that is logged for a step. A process that is killed has logged steps after its
+    last checkpoint, which are trained again after a resume, and may not have delivered the values before it.
+    So each metric is logged once a step: what the run has is left out, and what it lacks is taken from the
+    checkpoint. After a rollback the steps that come again have values of their own, which are logged.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged: dict[str, int] = {}
+        self._step = 0
+
     def setup(self, args: Any, state: Any, model: Any) -> None:
-        """Logs the parameters that the run does not have yet."""
+        """Logs the parameters and the metrics that the run does not have yet."""
         active = self._ml_flow.active_run()
-        known = set() if active is None else set(self._ml_flow.get_run(active.info.run_id).data.params)
+        run = None if active is None else self._ml_flow.get_run(active.info.run_id)
+        known = set() if run is None else set(run.data.params)
         new_args = _Without(known, args)
         if getattr(model, "config", None) is not None:
             model = _Without((), model, config=_Without(known, model.config))
         super().setup(new_args, state, model)
+        self._step = state.global_step
+        if run is not None and self._step > 0:
+            self._logged = _last_steps(run)
+            if self._logged:  # else it is a new run, from another run's checkpoint
+                self._log_missing(state.log_history)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Notices a rollback."""
+        self._look_at(state.global_step)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Logs what the run does not have for this step."""
+        if not self._initialized:
+            self.setup(args, state, model)
+        self._look_at(state.global_step)
+        super().on_log(args, state, control, self._new(logs, state.global_step), model, **kwargs)
+
+    def _look_at(self, step: int) -> None:
+        if step < self._step:
+            self._logged.clear()
+        self._step = step
+
+    def _new(self, logs: Mapping[str, Any], step: int) -> dict[str, Any]:
+        new = {key: value for key, value in logs.items() if step > self._logged.get(_sanitized(key), -1)}
+        self._logged |= {_sanitized(key): step for key in new}
+        return new
+
+    def _log_missing(self, history: list[dict[str, Any]]) -> None:
+        for entry in history:
+            new = self._new({k: v for k, v in entry.items() if k != "step"}, entry["step"])
+            numbers = {_sanitized(k): v for k, v in new.items() if isinstance(v, int | float)}
+            self._ml_flow.log_metrics(numbers, step=entry["step"], synchronous=False)
+
+
+def _sanitized(key: str) -> str:
+    """A metric's name as transformers gives it to MLflow."""
+    return re.sub(r"[^0-9A-Za-z_\-\.\ :/]", "_", key)
+
+
+def _last_steps(run: Any) -> dict[str, int]:
+    """The last logged step by metric. What was logged before the run's last rollback does not count."""
+    from mlflow import MlflowClient
+
+    done = Ledger.read(run.data.tags).entries
+    rollbacks = [
+        entry.ack.at.timestamp() * 1000
+        for entry in done
+        if entry.ack and entry.ack.status == "applied" and entry.update and entry.update.command == "rollback"
+    ]
+    since = max(rollbacks, default=0.0)
+    last = {}
+    for metric in run.to_proto().data.metrics:  # the entity itself tells values only
+        if metric.timestamp > since:
+            last[metric.key] = metric.step
+        else:
+            history = MlflowClient().get_metric_history(run.info.run_id, metric.key)
+            last[metric.key] = max((m.step for m in history if m.timestamp > since), default=-1)
+    return last
 
 
 class _Without:

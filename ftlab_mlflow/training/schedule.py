@@ -6,15 +6,24 @@ With n(t) the rate of the untouched schedule and s the step of the request, the 
 The scheduler never learns of it: before it steps, the optimizer's groups hold the untouched rates; after it
 has stepped, they and the scheduler's last-rate list hold the rates in force. So it also holds for schedulers
 that read the optimizer's rate back. Until something is asked for, nothing is touched at all.
+
+When the number of steps changes, the untouched schedule itself runs on another clock (`clock.py`): one whose
+rate is a formula of time is asked for the rate at that time, any other is stepped once a whole unit of it.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from ftlab_mlflow.training.clock import Clock
 
 
 @dataclass
@@ -44,13 +53,18 @@ class LiveSchedule:
     Args:
         optimizer: A torch optimizer (also wrapped by accelerate).
         scheduler: A torch scheduler that has been built on it.
+        total: Steps that the scheduler was built for. warmup: How many of them are its warm-up.
 
     From now on ``scheduler.step`` keeps the rate in force; `detach` ends that.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, scheduler: Any, total: int = 0, warmup: int = 0
+    ) -> None:
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._total, self._warmup = total, warmup
+        self._clock: Clock | None = None
         self._overlay: _Overlay | None = None
         self._plain_class = type(scheduler)
         self._step_hook: torch.utils.hooks.RemovableHandle | None = None
@@ -105,12 +119,38 @@ class LiveSchedule:
 
     def capture(self) -> Any:
         """Everything that `restore` needs to undo later changes."""
-        return copy.deepcopy(self._overlay), self._rates()
+        return copy.deepcopy((self._overlay, self._clock)), self._rates()
 
     def restore(self, captured: Any) -> None:
         """Puts back what was in force at `capture`."""
-        self._overlay, rates = copy.deepcopy(captured)
+        laid, rates = captured
+        self._overlay, self._clock = copy.deepcopy(laid)
         self._set_rates(rates)
+
+    def stretch(self, left_before: int, left: int) -> None:
+        """Spreads what is left of the schedule over `left` steps; there were `left_before` until now."""
+        if not self._waits_for_metrics:
+            self._running_clock(left_before).stretch(left)
+
+    @property
+    def warmup_left(self) -> int:
+        """Steps until the warm-up has ended; 0 or less once it has, or without one."""
+        if self._clock:
+            return self._clock.warmup_left
+        return self._warmup - self._scheduler_time if self._warmup else 0
+
+    def warm_up(self, steps: int, left: int) -> None:
+        """Ends the warm-up in `steps` steps, of the `left` that the run still has."""
+        self._running_clock(left).warm_up(steps)
+
+    def clock_state(self) -> dict[str, Any] | None:
+        """What a checkpoint must hold of the clock; None while it is that of the steps."""
+        return self._clock.state() if self._clock else None
+
+    def go_on(self, clock_state: Mapping[str, Any] | None) -> None:
+        """Optimizer and scheduler were loaded from a checkpoint: the clock runs on, nothing is asked for."""
+        self._clock = Clock.load(clock_state) if clock_state else None
+        self._overlay = None
 
     def detach(self) -> None:
         """Gives the scheduler its own class back; the rates in force stay where they are."""
@@ -119,18 +159,60 @@ class LiveSchedule:
             self._step_hook.remove()
             self._step_hook = None
 
-    def before_step(self) -> None:
+    def _before_step(self) -> None:
         """The scheduler is about to step: it finds the untouched rates."""
         if self._overlay:
             self._set_rates(self._overlay.natural)
 
-    def after_step(self) -> None:
+    def _after_step(self) -> None:
         """The scheduler has stepped: its rates are noted, those in force take their place."""
         if self._overlay:
             self._overlay.natural = self._rates()
             peak = 0.0 if self._overlay.is_new else self._overlay.peak
             self._overlay.peak = max(peak, *self._overlay.natural)
             self._write()
+
+    def step(self, plain_step: Callable[[], Any]) -> Any:
+        """Steps the scheduler by its clock."""
+        self._before_step()
+        try:
+            if self._clock is None:
+                return plain_step()
+            self._clock.count += 1
+            if self._is_formula:
+                self._scheduler.last_epoch = self._clock.time - 1
+                return plain_step()
+            for _ in range(math.floor(self._clock.time + 1e-9) - self._scheduler_time):
+                plain_step()
+        finally:
+            self._after_step()
+
+    def _running_clock(self, left: int) -> Clock:
+        if self._clock is None:
+            self._clock = Clock.begin(self._total, self._warmup, self._scheduler_time, left)
+        return self._clock
+
+    @property
+    def _scheduler_time(self) -> int:
+        # ChainedScheduler has no count of its own.
+        scheduler = getattr(self._scheduler, "_schedulers", [self._scheduler])[0]
+        return int(getattr(self._scheduler, "last_epoch", scheduler.last_epoch))
+
+    @property
+    def _is_formula(self) -> bool:
+        """Whether the scheduler knows a rate for any time, not only for whole steps."""
+        if not isinstance(self._scheduler, LambdaLR):
+            return False
+        try:
+            return all(
+                math.isfinite(rate(self._scheduler.last_epoch + 0.5)) for rate in self._scheduler.lr_lambdas
+            )
+        except (TypeError, ValueError, LookupError):  # such as a list of rates, by step
+            return False
+
+    @property
+    def _waits_for_metrics(self) -> bool:
+        return "metrics" in inspect.signature(self._plain_class.step).parameters
 
     def _lay(self, overlay: _Overlay) -> None:
         self._overlay = overlay
@@ -183,10 +265,6 @@ class LiveSchedule:
 
 def _live_class(plain: type[Any], live: LiveSchedule) -> type[Any]:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        live.before_step()
-        try:
-            return plain.step(self, *args, **kwargs)
-        finally:
-            live.after_step()
+        return live.step(lambda: plain.step(self, *args, **kwargs))
 
     return type(plain.__name__, (plain,), {"step": step, "__module__": plain.__module__})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ from typing import Any, Protocol
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger
-from ftlab_mlflow.control.messages import Ack, Code, State, Update
+from ftlab_mlflow.control.messages import FINAL_STATES, Ack, Code, State, Update
 from ftlab_mlflow.control.store import Point, now_ms
 from ftlab_mlflow.control.surface import Surface
-from ftlab_mlflow.control.wire import Scalar, format_time, is_finite, one_line, shown, shown_value, utc_now
+from ftlab_mlflow.control.wire import format_time, one_line, shown, shown_value, utc_now
+from ftlab_mlflow.errors import describe
 from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.values import Values, error_text
 
 logger = logging.getLogger("ftlab_mlflow")
 
@@ -42,6 +45,14 @@ class Host(Protocol):
     def stop(self) -> None:
         """Makes the boundary now the last one."""
 
+    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+        """Goes back to a checkpoint of this run, by its directory's name; None is the last one.
+
+        Returns:
+            Its path, what it holds of the session (`Session.saved_state`), the optimizer steps done now.
+            If it raises, nothing has changed.
+        """
+
 
 class Outbox(Protocol):
     """Where a session leaves what is to be written. Never blocks."""
@@ -59,11 +70,17 @@ class _Stop:
 class Session:
     """The requests of one training session, from arrival to answer.
 
+    Attributes:
+        state: Of the training. step: Optimizer steps done.
+        next_step: The first step that a waiting request is for; infinite without one.
+        paused_s: Seconds that the training has waited in pauses.
+
     Args:
         id: Of this session. tunables: By name, in the order in which they are applied.
         unsupported: Why a known parameter or command is not offered, by name.
         commands: Offered commands. host: The training loop. outbox: Where answers go.
         describe: The status message for a state, as text.
+        idle: Called several times a second while the training is paused, in its thread.
     """
 
     def __init__(
@@ -76,18 +93,21 @@ class Session:
         host: Host,
         outbox: Outbox,
         describe: Callable[[State], str],
+        idle: Callable[[], None] | None = None,
     ) -> None:
         self.id = id
         self.state: State = "starting"
         self.step = 0
-        self._tunables = tunables
+        self.next_step: float = math.inf
+        self.paused_s = 0.0
+        self._values = Values(tunables)
         self._unsupported = unsupported
         self._commands = commands
         self._host = host
         self._outbox = outbox
         self._describe = describe
-        self._asked: dict[str, Scalar] = {name: t.asked for name, t in tunables.items()}
-        self._changed: set[str] = set()
+        self._idle = idle
+        self._withdrawn: str | None = None
         self._inbox: deque[Callable[[], None]] = deque()
         self._waiting: list[Entry] = []
         self._unconfirmed: dict[str, Ack] = {}
@@ -98,7 +118,6 @@ class Session:
         # Set by other threads and signal handlers, looked at by the training thread at every step.
         self._attention = False
         self._surface_due = False
-        self._next_step: float = math.inf
         self._wake = threading.Event()
 
     # --- called by the listener's thread ---------------------------------------------------------
@@ -143,11 +162,7 @@ class Session:
             ledger: The run's history; None if the tracking store does not answer.
         """
         self.step = step
-        for name, value in saved.get("values", {}).items():
-            if tunable := self._tunables.get(name):
-                (tunable.load or tunable.apply)(value)
-                self._changed.add(name)
-                self._asked[name] = saved["asked"][name]
+        self._values.load(saved)
         if "last_ack_at" in saved:
             self._last_ack_at = datetime.fromisoformat(saved["last_ack_at"])
         self._checkpoint_ack_at = self._last_ack_at
@@ -173,43 +188,47 @@ class Session:
                 self._outbox.post({tags.ACK_PREFIX + request_id: ack.encode()})
         if ledger.last_ack_at:
             self._last_ack_at = max(self._last_ack_at, ledger.last_ack_at)
+        if self.state in FINAL_STATES:
+            return  # the history came so late that there is no training left to change
         for update, ack in ledger.applied_sets(after=self._checkpoint_ack_at):
             asked = update.set or {}
-            values = {
-                name: value
-                for name, value in asked.items()
-                if name in self._tunables and self._tunables[name].accepts(value)
-            }
+            values = {name: value for name, value in asked.items() if self._values.can_have(name, value)}
             if lost := ", ".join(map(one_line, sorted(set(asked) - set(values)))):
                 logger.warning("%s of step %d cannot be changed here: as launched", lost, ack.step)
-            _, error = self._apply(values)
+            _, error = self._values.apply(values)
             if not error:
                 logger.info("Kept from before: %s (asked for at step %d)", values, ack.step)
 
     def boundary(self, step: int) -> None:
         """An optimizer step is done. Applies what is due, and returns when training may go on."""
         self.step = step
-        if self._attention or step >= self._next_step:
+        if self._attention or step >= self.next_step:
             self._serve()
             while self.state == "paused":
+                began = time.monotonic()
                 self._wake.wait(_WAIT_S)
                 self._wake.clear()
+                if self._idle:
+                    self._idle()
+                self.paused_s += time.monotonic() - began
                 if self._attention:
                     self._serve()
+
+    def withdraw(self, reason: str) -> None:
+        """From now on nothing can be changed, and every request is answered with the reason."""
+        self._withdrawn = reason
+        if self.state == "paused":
+            self.state = "running"
+        self.post_surface()
 
     def saved_state(self) -> dict[str, Any]:
         """What a checkpoint must hold of this session, as JSON values."""
         return {
             "step": self.step,
-            "values": {name: self._saved(self._tunables[name]) for name in sorted(self._changed)},
-            "asked": {name: self._asked[name] for name in sorted(self._changed)},
+            **self._values.saved(),
             "last_ack_at": self._last_ack_at.isoformat(),
             "unconfirmed": {k: ack.encode() for k, ack in self._unconfirmed.copy().items()},
         }
-
-    @staticmethod
-    def _saved(tunable: Tunable) -> Any:
-        return (tunable.save or tunable.read)()
 
     def confirmed(self, keys: Iterable[str]) -> None:
         """The listener has written these tags: answers among them need not ride in checkpoints."""
@@ -259,7 +278,7 @@ class Session:
             elif self.step >= (update.at_step or 0) and self._stop is None:
                 self._waiting.remove(entry)
                 self._execute(entry.id, update)
-        self._next_step = min((e.update.at_step or 0 for e in self._waiting if e.update), default=math.inf)
+        self.next_step = min((e.update.at_step or 0 for e in self._waiting if e.update), default=math.inf)
         if self._interrupt:
             then, self._interrupt = self._interrupt, None
             then()
@@ -282,11 +301,12 @@ class Session:
             self._waiting.append(entry)
 
     def _problems(self, update: Update) -> tuple[Code, dict[str, str]] | None:
-        problem = self.surface().problems(update, self._unsupported)
-        if problem is None and update.set:
-            for name in update.set:
-                if text := self._tunables[name].check(update.set):
-                    return "out_of_bounds", {name: text}
+        reasons = {**self._unsupported, **self._values.unavailable()}
+        if self._withdrawn:
+            reasons = dict.fromkeys((*reasons, *self._values.params(), *self._commands), self._withdrawn)
+        problem = self.surface().problems(update, reasons)
+        if problem is None and update.set and (errors := self._values.problem(update.set)):
+            return "out_of_bounds", errors
         return problem
 
     def _execute(self, request_id: str, update: Update) -> None:
@@ -300,13 +320,13 @@ class Session:
             self._command(entry, update)
 
     def _transact(self, entry: Entry, update: Update) -> None:
-        changes, error = self._apply(update.set or {})
+        changes, error = self._values.apply(update.set or {})
         if error:
             self._reject(entry, "failed", error)
             return
         now = now_ms()
         points = [
-            Point(tags.LIVE_METRIC_PREFIX + name, self._as_metric(name, new), self.step, now)
+            Point(tags.LIVE_METRIC_PREFIX + name, self._values.as_metric(name, new), self.step, now)
             for name, (_, new) in changes.items()
         ]
         self._answer(entry.id, self._ack("applied", changes=changes), points)
@@ -316,30 +336,6 @@ class Session:
                 "Applied %s %s → %s at step %d%s",
                 name, shown_value(old), shown_value(new), self.step, f" ({who})" if who else "",
             )  # fmt: skip
-
-    def _apply(self, values: Mapping[str, Scalar]) -> tuple[dict[str, tuple[Scalar, Scalar]], dict[str, str]]:
-        """All of the values or none: (changes, {}) or ({}, errors)."""
-        chosen = [t for name, t in self._tunables.items() if name in values]
-        captured: list[tuple[Tunable, Any]] = []
-        current = ""
-        try:
-            old = {}
-            for tunable in chosen:
-                current = tunable.name
-                captured.append((tunable, tunable.capture()))
-                old[tunable.name] = tunable.read()
-            for tunable in chosen:
-                current = tunable.name
-                tunable.apply(values[tunable.name])
-            changes = {t.name: (old[t.name], t.read()) for t in chosen}
-        except Exception as error:  # whatever a parameter raises, the training must go on as it was
-            logger.exception("Changing %s failed; it is put back", current)
-            for tunable, state in reversed(captured):
-                tunable.restore(state)
-            return {}, {current: f"{type(error).__name__}: {error}"}
-        self._asked |= {t.name: values[t.name] for t in chosen}
-        self._changed |= {t.name for t in chosen}
-        return changes, {}
 
     def _command(self, entry: Entry, update: Update) -> None:
         command = update.command
@@ -353,6 +349,8 @@ class Session:
                 result = {"checkpoint": self._host.checkpoint()}
             elif command == "evaluate":
                 result = {"metrics": dict(self._host.evaluate())}
+            elif command == "rollback":
+                result = self._roll_back(update.args.get("checkpoint"))
             elif command == "cancel" and not self._cancel(target := update.args["id"]):
                 self._reject(entry, "failed", {"command": f"no request {shown(target)} is pending"})
                 return
@@ -361,14 +359,21 @@ class Session:
                 return  # answered when the training has ended
         except Exception as error:  # whatever it raises, the training must go on
             logger.exception("%s failed; training goes on", command)
-            self._reject(entry, "failed", {"command": f"{type(error).__name__}: {error}"})
+            self._reject(entry, "failed", {"command": error_text(error)})
             return
         self._answer(entry.id, self._ack("applied", result=result))
         logger.info("Done: %s at step %d", command, self.step)
 
+    def _roll_back(self, checkpoint: str | None) -> dict[str, Any]:
+        """Goes back to a checkpoint. What was asked for since stays in force."""
+        path, saved, self.step = self._host.rollback(checkpoint)
+        if errors := self._values.keep(saved):
+            raise RuntimeError(f"went back to {path}, but {describe(errors)}")
+        return {"checkpoint": path, "step": self.step}
+
     def _begin_stop(self, request_id: str, *, save: bool) -> None:
         stop = _Stop(request_id)
-        if save:
+        if save and "checkpoint" in self._commands:
             stop.result["checkpoint"] = self._host.checkpoint()
         self.stop_now()
         self._stop = stop
@@ -413,10 +418,9 @@ class Session:
 
     def surface(self) -> Surface:
         """What can be changed now, read from where the trainer uses it."""
-        params = {name: t.param(self._asked[name]) for name, t in self._tunables.items()}
-        # A rate that a scheduler made infinite is nothing that a tag can hold.
-        finite = {n: p for n, p in params.items() if p.type != "float" or is_finite(p.value)}
-        return Surface(finite, self._commands)
+        if self._withdrawn:
+            return Surface({}, ())
+        return Surface(self._values.params(), self._commands)
 
     def post_surface(self) -> None:
         """Posts surface and status."""
@@ -426,10 +430,6 @@ class Session:
                 tags.STATUS: self._describe(self.state),
             }
         )
-
-    def _as_metric(self, name: str, value: Scalar) -> float:
-        choices = self._tunables[name].choices
-        return float(choices.index(str(value))) if choices else float(value)
 
 
 def _is_expired(entry: Entry, now: datetime) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -22,10 +25,14 @@ from ftlab_mlflow.control.tags import UPDATE_PREFIX
 from ftlab_mlflow.control.wire import new_id, shown_value, utc_now
 from ftlab_mlflow.errors import ConfigError, StoreError
 from ftlab_mlflow.training.callback import attach
+from ftlab_mlflow.training.checkpoints import set_aside, step_of
 from ftlab_mlflow.training.config import DEMO, TrainConfig, first_words
-from ftlab_mlflow.training.data import Data, load_data
+from ftlab_mlflow.training.data import Data, columns_of, load_data
 from ftlab_mlflow.training.demo_model import demo_model
-from ftlab_mlflow.training.run_log import ParameterLog, RunLog
+from ftlab_mlflow.training.resuming import Resumption
+from ftlab_mlflow.training.rewards import Reward, load_rewards
+from ftlab_mlflow.training.run_log import ParameterLog, RunLog, default_output_dir
+from ftlab_mlflow.training.run_numbers import RunNumbers
 from ftlab_mlflow.training.tunables import TABLE, check_limits
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -59,12 +66,16 @@ class Outcome:
 class Training:
     """One training from its config.
 
+    Args:
+        parent: The run of which its own run is to be a child.
+
     Attributes:
         log: The MLflow run, once it has begun.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, parent: RunLog | None = None) -> None:
         self._config = config
+        self._parent = parent
         self.log: RunLog | None = None
 
     def run(self) -> Outcome:
@@ -74,19 +85,23 @@ class Training:
         Ctrl-C or SIGTERM) or FAILED.
 
         Raises:
-            ConfigError: Data or model cannot be used.
+            ConfigError: Data, rewards or model cannot be used.
             StoreError: The tracking store does not answer at the beginning.
         """
         config = self._config
         check_limits(config.settings.limits)
         data = load_data(config)
+        rewards = load_rewards(config, columns_of(data.train)) if config.method.is_rewarded else []
         if config.training.process_index:
-            return self._train(data)  # the first process alone speaks to MLflow
-        self.log = RunLog(config.settings.tracking_uri, config.training.run_name)
+            return self._train(data, rewards)  # the first process alone speaks to MLflow
+        resumed_id = config.resumed.run_id if config.resumed else None
+        self.log = RunLog(config.settings.tracking_uri, config.training.run_name, self._parent, resumed_id)
         try:
             if "output_dir" not in config.given:
-                config.training.output_dir = f"outputs/{self.log.run_id[:8]}"
-            outcome = self._train(data)
+                config.training.output_dir = default_output_dir(self.log.run_id)
+            if config.resumed:
+                self._go_on_from(config.resumed)
+            outcome = self._train(data, rewards)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit)
             self.log.end("stopped" if stopped else "failed")
@@ -94,24 +109,26 @@ class Training:
         self.log.end(outcome.state)
         return outcome
 
-    def _train(self, data: Data) -> Outcome:
+    def _train(self, data: Data, rewards: list[Reward]) -> Outcome:
         config, settings, args = self._config, self._config.settings, self._config.training
-        with _sigterm_unwinds():
-            trainer = self._trainer(data)
+        received: signal.Signals | None = None
+        with ExitStack() as until_live_control:
+            until_live_control.enter_context(_sigterm_unwinds())
+            trainer = self._trainer(data, rewards)
+            trainer.add_callback(_AtTrainBegin(until_live_control.close))
             control = attach(trainer, settings.poll_interval, settings.limits)
             if self.log is not None:
                 self._announce(self.log, trainer)
                 if args.resume_from_checkpoint:
                     self._ask_explicit(self.log)
-        received: signal.Signals | None = None
-        try:
-            trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        except KeyboardInterrupt:
-            received = signal.SIGINT
-        except SystemExit as error:
-            if error.code != 128 + signal.SIGTERM:
-                raise
-            received = signal.SIGTERM
+            try:
+                trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+            except KeyboardInterrupt:
+                received = signal.SIGINT
+            except SystemExit as error:
+                if error.code != 128 + signal.SIGTERM:
+                    raise
+                received = signal.SIGTERM
         # On several ranks live control is off and knows no outcome.
         state: State = "stopped" if received else control.outcome or "finished"
         saved: str | None = None
@@ -128,7 +145,7 @@ class Training:
         step, metrics = trainer.state.global_step, _last_metrics(trainer)
         return Outcome(run_id, state, step, metrics, args.output_dir, saved, received)
 
-    def _trainer(self, data: Data) -> Any:
+    def _trainer(self, data: Data, rewards: list[Reward]) -> Any:
         """TRL's trainer, made as TRL's own script makes it."""
         from trl import get_peft_config, get_quantization_config
 
@@ -141,25 +158,42 @@ class Training:
             "dtype": model.dtype,
             **(args.model_init_kwargs or {}),
         }
+        trainer_class = config.method.trainer_class()
+        extra: dict[str, Any] = {"reward_funcs": rewards} if config.method.is_rewarded else {}
+        quantization = get_quantization_config(model)
+        if "quantization_config" in inspect.signature(trainer_class).parameters:
+            extra["quantization_config"] = quantization
+        elif quantization is not None:
+            args.model_init_kwargs["quantization_config"] = quantization
         try:
-            trainer = config.method.trainer_class()(
+            trainer = trainer_class(
                 model=name,
                 args=args,
                 train_dataset=data.train,
                 eval_dataset=data.test,
-                quantization_config=get_quantization_config(model),
                 peft_config=get_peft_config(model),
+                **extra,
             )
         except (OSError, ValueError, ImportError) as error:
             named = model.model_name_or_path
             raise ConfigError(f"{named} cannot be trained: {first_words(error)}") from error
         trainer.remove_callback(MLflowCallback)
         trainer.add_callback(ParameterLog)
+        trainer.add_callback(RunNumbers())
         return trainer
+
+    def _go_on_from(self, resumed: Resumption) -> None:
+        """Says what goes on and which values win, and clears the way for the checkpoints to come."""
+        logger.info("Run %s goes on from %s", resumed.run_id, resumed.checkpoint)
+        for line in resumed.told(self._config.explicit):
+            logger.info("%s", line)
+        folder = self._config.training.output_dir
+        for path in set_aside(folder, step_of(resumed.checkpoint) or 0):
+            logger.warning("A later checkpoint, which the run does not go on from, is now %s", path)
 
     def _ask_explicit(self, log: RunLog) -> None:
         """A value on the command line of a resume is a new request: it wins over what the run was told."""
-        for name in TABLE:
+        for name in self._config.resumed.live if self._config.resumed else TABLE:
             if name in self._config.explicit:
                 update = Update(
                     at=utc_now(),
@@ -173,7 +207,8 @@ class Training:
     def _announce(self, log: RunLog, trainer: Any) -> None:
         log.write_config(
             self._config.as_yaml(
-                output_dir=trainer.args.output_dir, run_name=trainer.args.run_name or log.name
+                output_dir=os.path.abspath(trainer.args.output_dir),
+                run_name=trainer.args.run_name or log.name,
             )
         )
         logger.info(
@@ -211,6 +246,16 @@ def _last_metrics(trainer: Any) -> dict[str, float]:
         last |= {k: v for k, v in entry.items() if isinstance(v, int | float) and math.isfinite(v)}
     last.pop("step", None)
     return last
+
+
+class _AtTrainBegin(TrainerCallback):
+    """Calls something when training begins."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._call()
 
 
 @contextmanager

@@ -6,20 +6,50 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+
+from ftlab_mlflow.errors import CheckpointError
+from ftlab_mlflow.training.batching import LiveBatches, saved_control
+from ftlab_mlflow.training.checkpoints import holds_only_model, last_whole, problem, set_aside
+
+_STATE = (
+    "global_step",
+    "epoch",
+    "log_history",
+    "best_metric",
+    "best_global_step",
+    "best_model_checkpoint",
+    "total_flos",
+    "num_input_tokens_seen",
+)
+"""What a trainer's state says of the steps that are done."""
 
 
 class TrainerHost:
     """Checkpoints, evaluations and the end, on request. Called in the training thread, at a boundary."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, batches: LiveBatches | None) -> None:
         self._trainer = trainer
+        self._batches = batches
 
     @property
     def can_evaluate(self) -> bool:
         """Whether there is something to evaluate on."""
         return self._trainer.eval_dataset is not None
+
+    @property
+    def no_rollback(self) -> str | None:
+        """Why the training cannot go back to a checkpoint; None if it can."""
+        trainer = self._trainer
+        if self._batches is None:
+            return "needs attach(trainer): LiveControl alone in callbacks=[…] does not see the data"
+        if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+            return "a sharded model is loaded only when training begins"
+        return self._batches.no_batches
 
     def checkpoint(self) -> str:
         """Writes a checkpoint as the trainer itself would; one that fails half-way is removed."""
@@ -50,6 +80,57 @@ class TrainerHost:
                 # TRL sorts what the step still has to log by the mode that the model is in.
                 model.train(was_training)
         return metrics
+
+    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+        """Brings weights, optimizer, scheduler, random state and data back to a checkpoint of this run.
+
+        Args:
+            checkpoint: The name of its directory; None is the last whole one.
+
+        Returns:
+            Its path, what it holds of live control, and the optimizer steps done there.
+
+        Raises:
+            CheckpointError: There is none, or it is not whole, of another run, or holds only the model.
+        """
+        trainer, batches = self._trainer, self._batches
+        assert batches is not None
+        path = self._checkpoint_to_load(checkpoint)
+        state = TrainerState.load_from_json(str(path / TRAINER_STATE_NAME))
+        saved = saved_control(state)
+        if "batches" not in saved:
+            raise CheckpointError(f"{path.name} was written without live control, or by an older version")
+        trainer._load_from_checkpoint(str(path))
+        trainer._load_optimizer_and_scheduler(str(path))
+        trainer._load_scaler(str(path))
+        for name in _STATE:
+            setattr(trainer.state, name, getattr(state, name))
+        trainer.current_flos = 0
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                stored = state.stateful_callbacks[type(callback).__name__]
+                counter = "early_stopping_patience_counter"
+                setattr(callback, counter, stored["attributes"][counter])
+        batches.go_back(str(path), saved["batches"])
+        if trainer.args.should_save:
+            set_aside(path.parent, state.global_step)
+        return str(path.resolve()), saved, state.global_step
+
+    def _checkpoint_to_load(self, name: str | None) -> Path:
+        folder = Path(self._trainer._get_output_dir(getattr(self._trainer, "_trial", None)))
+        if name is None:
+            path = last_whole(folder)
+            if path is None:
+                raise CheckpointError(f"there is no whole checkpoint in {folder}")
+        else:
+            path = folder / Path(name).name
+            reason = problem(path)
+            if reason:
+                there = ", ".join(sorted(p.name for p in folder.glob("checkpoint-*"))) or "none"
+                raise CheckpointError(f"{name} cannot be loaded: {reason}; there are: {there}")
+        if holds_only_model(path):
+            raise CheckpointError(f"{path.name} holds only the model (save_only_model)")
+        return path
 
     def stop(self) -> None:
         """Makes this step the last one."""

@@ -11,10 +11,17 @@ import torch
 from ftlab_mlflow.control.surface import Param, ParamType
 from ftlab_mlflow.control.wire import Scalar, is_finite
 from ftlab_mlflow.errors import ConfigError
+from ftlab_mlflow.training.batch_tunables import BATCH_TABLE
+from ftlab_mlflow.training.batching import LiveBatches
+from ftlab_mlflow.training.method_tunables import METHOD_TABLE
 from ftlab_mlflow.training.schedule import LiveSchedule
 
 
 def _no_check(proposed: Mapping[str, Scalar]) -> str | None:
+    return None
+
+
+def _never() -> str | None:
     return None
 
 
@@ -30,6 +37,7 @@ class Tunable:
         check: What is wrong with all values of one request together, or None.
         asked: The value that the training was launched with.
         save, load: What a checkpoint holds of it once it was changed; `read` and `apply` if None.
+        unavailable: Why it cannot be changed now, or None while it can.
     """
 
     name: str
@@ -46,6 +54,7 @@ class Tunable:
     check: Callable[[Mapping[str, Scalar]], str | None] = _no_check
     save: Callable[[], Any] | None = None
     load: Callable[[Any], None] | None = None
+    unavailable: Callable[[], str | None] = _never
 
     def accepts(self, value: object) -> bool:
         """Whether a value has the right type, whatever the bounds are now."""
@@ -62,11 +71,14 @@ class Trainee:
     """What a transformers training consists of, for the table below.
 
     Attributes:
-        args: ``TrainingArguments``. state: ``TrainerState``. optimizer: As the trainer steps it.
+        args: ``TrainingArguments``. state: ``TrainerState``. Both None in a plain loop.
+        optimizer: As the trainer steps it.
         schedule: The live learning rate; None where the trainer's optimizer has no rate of its own.
         decays: Whether a parameter tensor is one that weight decay is meant for.
         evaluates: Whether there is something to evaluate on.
         no_optimizer: Why the optimizer's parameters cannot be changed, or None.
+        trainer: The trainer, for the parameters of its method; None leaves them out.
+        batches: Its data and number of steps; None where they cannot be changed.
     """
 
     args: Any
@@ -76,6 +88,8 @@ class Trainee:
     decays: Callable[[torch.nn.Parameter], bool]
     evaluates: bool
     no_optimizer: str | None = None
+    trainer: Any = None
+    batches: LiveBatches | None = None
 
 
 Build = Callable[[Trainee], "Tunable | str"]
@@ -297,17 +311,25 @@ TABLE: Mapping[str, Build] = {
     "logging_steps": _interval("logging_steps", "logging_strategy", "Steps between two log lines."),
     "eval_steps": _interval("eval_steps", "eval_strategy", "Steps between two evaluations."),
     "save_steps": _interval("save_steps", "save_strategy", "Steps between two checkpoints."),
+    **BATCH_TABLE,
+    **METHOD_TABLE,
 }
 """Every parameter by name. A request's parameters are applied in this order."""
 
-OPTIMIZER_PARAMETERS = frozenset(TABLE) - {"logging_steps", "eval_steps", "save_steps"}
+OPTIMIZER_PARAMETERS = frozenset(TABLE) - {
+    *("logging_steps", "eval_steps", "save_steps"),
+    *BATCH_TABLE,
+    *METHOD_TABLE,
+}
 """Those that live in the optimizer and in how it is stepped."""
 
 Limits = Mapping[str, tuple[float | None, float | None]]
 """Narrower (min, max) by parameter; None leaves a bound as it is."""
 
 
-def build_tunables(trainee: Trainee, limits: Limits) -> tuple[dict[str, Tunable], dict[str, str]]:
+def build_tunables(
+    trainee: Trainee, limits: Limits, table: Mapping[str, Build] = TABLE
+) -> tuple[dict[str, Tunable], dict[str, str]]:
     """The tunables of a training, and why it lacks the others, by name.
 
     Raises:
@@ -315,7 +337,7 @@ def build_tunables(trainee: Trainee, limits: Limits) -> tuple[dict[str, Tunable]
     """
     found: dict[str, Tunable] = {}
     missing: dict[str, str] = {}
-    for name, build in TABLE.items():
+    for name, build in table.items():
         reason = trainee.no_optimizer if name in OPTIMIZER_PARAMETERS else None
         built = reason or build(trainee)
         if isinstance(built, str):
@@ -325,11 +347,11 @@ def build_tunables(trainee: Trainee, limits: Limits) -> tuple[dict[str, Tunable]
     return found, missing
 
 
-def check_limits(limits: Limits) -> None:
+def check_limits(limits: Limits, table: Mapping[str, Build] = TABLE) -> None:
     """Raises: ConfigError: a limit names no parameter with bounds, or is no range."""
     for name, bounds in limits.items():
-        if name not in TABLE or name == "lr_schedule":
-            known = ", ".join(n for n in TABLE if n != "lr_schedule")
+        if name not in table or name == "lr_schedule":
+            known = ", ".join(n for n in table if n != "lr_schedule")
             raise ConfigError(f"limits: {name!r} is no parameter with bounds; there are {known}")
         is_pair = isinstance(bounds, tuple | list) and len(bounds) == 2
         if not is_pair or not all(b is None or is_finite(b) for b in bounds):

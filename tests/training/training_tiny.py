@@ -10,7 +10,7 @@ import torch
 from training_doubles import LIMIT_S, FlakyStore, request, wait_for
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ftlab_mlflow import LiveControl
+from ftlab_mlflow import LiveControl, attach
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger, read_entry
 from ftlab_mlflow.control.messages import Ack, Status
@@ -125,6 +125,8 @@ class Lab:
         self,
         *,
         live: bool = True,
+        attached: bool = False,
+        rows: int = 32,
         optimizers: tuple[Any, Any] = (None, None),
         model: torch.nn.Module | None = None,
         limits: Any = None,
@@ -132,19 +134,21 @@ class Lab:
         callbacks: tuple[TrainerCallback, ...] = (),
         **options: Any,
     ) -> Trainer:
-        """The trainer; `options` are training arguments."""
-        if live:
+        """The trainer; `attached`: by `attach`, not in its callbacks; `options` are training arguments."""
+        if live and not attached:
             self.control = LiveControl(POLL_S, limits, store=self.store, run_id=self.run_id)
         chosen = [self.script, self.recorder, *callbacks, *([self.control] if self.control else [])]
         self.trainer = Trainer(
             model=model or Net(),
             args=arguments(self.folder, **options),
-            train_dataset=data(),  # type: ignore[arg-type]
+            train_dataset=data(rows),  # type: ignore[arg-type]
             eval_dataset=data(8) if evaluates else None,  # type: ignore[arg-type]
             data_collator=self._collate,
             callbacks=chosen,
             optimizers=optimizers,
         )
+        if attached:
+            self.control = attach(self.trainer, POLL_S, limits, store=self.store, run_id=self.run_id)
         return self.trainer
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -1,0 +1,191 @@
+"""The samples of an epoch: in which order they come, which are used, and batches of those that are left."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
+from torch.utils.data import BatchSampler, Sampler
+
+_LOADER_OPTIONS = (
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "generator",
+    "prefetch_factor",
+    "persistent_workers",
+    "in_order",
+)
+
+
+def why_fixed(loader: Any, batch_size: int) -> str | None:
+    """Why the batches of a dataloader cannot be cut anew; None if they can.
+
+    Args:
+        loader: As the trainer iterates it. batch_size: Samples that the trainer thinks are in a batch.
+    """
+    if not isinstance(loader, DataLoaderShard):
+        return f"a {type(loader).__name__} makes the batches itself"
+    batches = loader.batch_sampler
+    if isinstance(batches, BatchSamplerShard):
+        if batches.split_batches:
+            return "split_batches is on: a batch is shared out among the ranks"
+        if not batches.even_batches and batches.num_processes > 1:
+            return "even_batches is off: the ranks may have different numbers of batches"
+        batches = batches.batch_sampler
+    if type(batches) is not BatchSampler:
+        return f"a {type(batches).__name__} makes the batches itself"
+    if batches.batch_size != batch_size:
+        return f"the dataloader has batches of {batches.batch_size}, not of {batch_size}"
+    return None
+
+
+class EpochData:
+    """The data of a training, epoch by epoch.
+
+    Args:
+        loader: The trainer's dataloader, of which `why_fixed` is None. It gives the same batches as before.
+
+    Attributes:
+        total: Samples in an epoch. ranks: Processes that share a round of batches.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+        shard = loader.batch_sampler
+        self.ranks: int = shard.num_processes if isinstance(shard, BatchSamplerShard) else 1
+        self._plain: Any = shard.batch_sampler if isinstance(shard, BatchSamplerShard) else shard
+        self._order = RecordedSampler(self._plain.sampler)
+        loader.set_sampler(self._order)
+        self.total = len(self._order)
+        self._start = 0
+        self._size: int = self._plain.batch_size
+
+    def begin(self, start: int, batch_size: int) -> None:
+        """From sample `start` of the epoch on, batches have `batch_size` samples a rank."""
+        self._start, self._size = start, batch_size
+
+    def used(self, rounds: int) -> int:
+        """Samples of the epoch that are used, `rounds` batches a rank after the last `begin`."""
+        return min(self._start + rounds * self._size * self.ranks, self.total)
+
+    def rounds(self, samples: int, batch_size: int) -> int:
+        """Batches a rank that so many samples make."""
+        together = batch_size * self.ranks
+        return samples // together if self._plain.drop_last else -(-samples // together)
+
+    def rest(self, epoch: int) -> RestOfEpoch:
+        """The batches of what is left of the epoch, for this rank."""
+        _end(self._loader)
+        if self._start == 0 or self._order.epoch_order is None:
+            self._loader.set_epoch(epoch)
+            iter(self._order)
+        order = self._order.epoch_order
+        assert order is not None
+        batches: Any = BatchSampler(order[self._start :], self._size, self._plain.drop_last)
+        if self.ranks > 1:
+            rank = self._loader.batch_sampler.process_index
+            batches = BatchSamplerShard(batches, self.ranks, rank)
+        options = {name: getattr(self._loader, name) for name in _LOADER_OPTIONS}
+        device = self._loader.device
+        return RestOfEpoch(
+            DataLoaderShard(self._loader.dataset, device=device, batch_sampler=batches, **options)
+        )
+
+    def state(self, epoch: int, rounds: int) -> dict[str, Any]:
+        """What a checkpoint must hold, as JSON values; `rounds` as for `used`."""
+        drawn = self._order.drawn_from
+        return {
+            "epoch": epoch,
+            "used": self.used(rounds),
+            "drawn_from": None if drawn is None else base64.b64encode(bytes(drawn.tolist())).decode(),
+            "group": getattr(self._order.sampler, "batch_size", None),
+        }
+
+    def load(self, state: Mapping[str, Any], batch_size: int) -> int:
+        """Goes to the sample at which `state` was taken; the order of that epoch is drawn again.
+
+        Returns:
+            The epoch: the one after, if nothing is left of the one in which it was taken.
+        """
+        is_over = self.rounds(self.total - state["used"], batch_size) == 0
+        epoch, start = (state["epoch"] + 1, 0) if is_over else (state["epoch"], state["used"])
+        self.begin(start, batch_size)
+        self._order.epoch_order = None
+        if state["group"] is not None:  # a sampler that groups by length does it so many samples at a time
+            self._order.sampler.batch_size = state["group"]
+        if state["drawn_from"] and start:
+            self._order.draw_from = torch.tensor(
+                list(base64.b64decode(state["drawn_from"])), dtype=torch.uint8
+            )
+        return int(epoch)
+
+
+class RecordedSampler(Sampler[int]):
+    """A sampler that remembers the order that it gave last.
+
+    Attributes:
+        epoch_order: That order. drawn_from: The random state that it was drawn from; None for a sampler that
+            draws from the number of the epoch (``set_epoch``).
+        draw_from: A random state to draw the next order from.
+    """
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.epoch_order: list[int] | None = None
+        self.drawn_from: torch.Tensor | None = None
+        self.draw_from: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.draw_from is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(self.draw_from)
+                self._draw()
+            self.draw_from = None
+        else:
+            self._draw()
+        return iter(self.epoch_order or ())
+
+    def _draw(self) -> None:
+        self.drawn_from = None if hasattr(self.sampler, "set_epoch") else torch.get_rng_state()
+        self.epoch_order = list(self.sampler)
+
+    def __getattr__(self, name: str) -> Any:  # such as set_epoch
+        return getattr(self.sampler, name)
+
+
+class RestOfEpoch:
+    """Batches of what is left of an epoch. Beginning draws no random number that the model would see."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        with torch.random.fork_rng(devices=[]):
+            batches = iter(self._loader)
+            first = next(batches, None)
+        if first is not None:
+            yield first
+            yield from batches
+
+    def drop(self) -> None:
+        """Ends it before its end."""
+        _end(self._loader)
+
+
+def _end(loader: DataLoaderShard) -> None:
+    """accelerate keeps count of the dataloaders that are in use; one that was left early still is."""
+    if any(loader is used for used in loader.gradient_state.dataloader_references):
+        loader.end()

@@ -1,0 +1,399 @@
+"""Several ranks, one training: the leader decides, and every rank does the same at the same step.
+
+All ranks meet at steps that the leader names: one all-reduce of three numbers each time, nothing in between.
+At a meeting the leader may have the others do what it does itself, as often as it likes, before all go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from ftlab_mlflow.control.messages import State
+from ftlab_mlflow.errors import RankError, RanksDiverged, RanksLost
+from ftlab_mlflow.training.session import Host, Session
+from ftlab_mlflow.training.signals import StopSignals
+from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.values import error_text
+
+logger = logging.getLogger("ftlab_mlflow")
+
+KEEP_ALIVE_S = 5.0
+"""Longest silence of a paused leader, until it hears of a signal to another rank; less if the timeout is short."""
+_PATIENCE_S = 60.0
+"""Seconds after which a rank that waits for the others at the beginning says so."""
+
+_WAIT, _DO, _GO_ON = range(3)
+_SPLITS = frozenset({"restore", "stop", "rollback"})
+"""What leaves the ranks with different weights or rates if only some of them can do it."""
+
+
+class Agreement(NamedTuple):
+    """How the ranks of a training agree.
+
+    Attributes:
+        sync_steps: Optimizer steps between two meetings at most.
+        timeout_s: Seconds after which a rank that does not answer is given up.
+    """
+
+    sync_steps: int
+    timeout_s: float
+
+
+class Hand:
+    """What one rank does when the leader says so. Every public method can be called by its name.
+
+    Attributes:
+        stopped: Whether the training was told to end.
+    """
+
+    def __init__(self, tunables: Mapping[str, Tunable], host: Host) -> None:
+        self._tunables = tunables
+        self._host = host
+        self._captured: dict[str, Any] = {}
+        self._written: str | None = None
+        self.stopped = False
+
+    def capture(self, name: str) -> None:
+        self._captured[name] = self._tunables[name].capture()
+
+    def restore(self, name: str) -> None:
+        self._tunables[name].restore(self._captured[name])
+
+    def apply(self, name: str, value: Any) -> Any:
+        tunable = self._tunables[name]
+        tunable.apply(value)
+        return tunable.read()
+
+    def load(self, name: str, saved: Any) -> Any:
+        tunable = self._tunables[name]
+        (tunable.load or tunable.apply)(saved)
+        return tunable.read()
+
+    def checkpoint(self) -> str:
+        self._written = None
+        self._written = self._host.checkpoint()
+        return self._written
+
+    def discard(self) -> None:
+        """Removes the checkpoint just written, because another rank's part of it is missing."""
+        if self._written is not None:
+            shutil.rmtree(self._written, ignore_errors=True)
+
+    def evaluate(self) -> Mapping[str, float]:
+        return self._host.evaluate()
+
+    def stop(self) -> None:
+        self._host.stop()
+        self.stopped = True
+
+    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+        return self._host.rollback(checkpoint)
+
+
+class Ranks:
+    """All ranks of a training, seen from one of them. They talk over a gloo group of their own.
+
+    Attributes:
+        leads: Whether this rank is the one that decides.
+
+    Args:
+        hand: What this rank can do. signals: Of this rank; one that it hears of is told to all.
+        timeout_s: Seconds after which a rank that does not answer is given up.
+    """
+
+    def __init__(self, hand: Hand, signals: StopSignals, timeout_s: float) -> None:
+        self.leads = dist.get_rank() == 0
+        self._hand = hand
+        self._signals = signals
+        self._keep_alive_s = min(KEEP_ALIVE_S, timeout_s / 3)
+        self._spoke_at = time.monotonic()
+        self._lost: str | None = None
+        self._diverged: str | None = None
+        with _said_if_it_takes_long():
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+    # --- the leader ------------------------------------------------------------------------------
+
+    def call(self, what: str, *args: Any) -> Any:
+        """Does the same on every rank, and returns this rank's result when all are done.
+
+        Raises:
+            RankError: A rank could not, or what is in force afterwards differs from rank to rank.
+            RanksLost: A rank does not answer.
+        """
+        self._meet(_DO)
+        return self._do((what, args))
+
+    def keep_alive(self) -> None:
+        """Keeps the waiting ranks from giving up. Call it often; mostly it does nothing."""
+        if time.monotonic() - self._spoke_at >= self._keep_alive_s:
+            self._meet(_WAIT)
+
+    def go_on(self, meet_at: int) -> None:
+        """Lets all ranks train on, to meet again at a step.
+
+        Raises:
+            RanksLost: A rank does not answer.
+            RanksDiverged: The ranks are no longer in the same state: the training must end.
+        """
+        self._meet(_GO_ON, meet_at)
+        self._raise_if_diverged()
+
+    # --- the others ------------------------------------------------------------------------------
+
+    def follow(self) -> int:
+        """Does what the leader says, until it says to go on; returns the step of the next meeting.
+
+        Raises:
+            RanksLost, RanksDiverged: As `go_on`.
+        """
+        while True:
+            what, meet_at = self._meet()
+            if what == _GO_ON:
+                self._raise_if_diverged()
+                return meet_at
+            if what == _DO:
+                self._do()
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Gives the group back."""
+        if dist.is_initialized():
+            dist.destroy_process_group(self._group)
+
+    def _meet(self, what: int = -1, number: int = -1) -> tuple[int, int]:
+        """The leader's word to all, and all ranks' signals to all."""
+        message = torch.tensor([what, number, self._signals.received or 0], dtype=torch.int64)
+        with self._line():
+            dist.all_reduce(message, dist.ReduceOp.MAX, group=self._group)
+        what, number, received = message.tolist()
+        self._spoke_at = time.monotonic()
+        if received:
+            self._signals.hear(received)
+        return what, number
+
+    def _do(self, order: tuple[str, tuple[Any, ...]] | None = None) -> Any:
+        orders = [order]
+        with self._line():
+            dist.broadcast_object_list(orders, 0, group=self._group)
+        assert orders[0] is not None
+        what, args = orders[0]
+        result = error = None
+        try:
+            result = getattr(self._hand, what)(*args)
+        except Exception as raised:
+            error = raised
+            if not self.leads:
+                logger.exception("Rank %d: %s failed", dist.get_rank(), what)
+        answer = (error and error_text(error), repr(result) if what in ("apply", "load") else "")
+        answers: list[Any] = [None] * dist.get_world_size(self._group)
+        with self._line():
+            dist.all_gather_object(answers, answer, group=self._group)
+        problem = self._judge(what, answers)
+        if problem and self.leads:
+            raise RankError(problem) from error
+        return result
+
+    def _judge(self, what: str, answers: list[tuple[str | None, str]]) -> str | None:
+        """What is wrong with the ranks' answers to one call, the same on every rank."""
+        errors = {rank: error for rank, (error, _) in enumerate(answers) if error is not None}
+        if len(errors) == len(answers) and len(set(errors.values())) == 1:
+            return errors[0]
+        if errors:
+            problem = "; ".join(f"rank {rank}: {error}" for rank, error in errors.items())
+            if what in _SPLITS:
+                self._diverged = f"{what} failed on some ranks only: {problem}"
+            return problem
+        if len({read for _, read in answers}) > 1:
+            return "differs: " + ", ".join(
+                f"rank {rank} has {read}" for rank, (_, read) in enumerate(answers)
+            )
+        return None
+
+    def _raise_if_diverged(self) -> None:
+        if self._diverged:
+            raise RanksDiverged(self._diverged)
+
+    @contextmanager
+    def _line(self) -> Iterator[None]:
+        if self._lost:
+            raise RanksLost(self._lost)
+        try:
+            yield
+        except RuntimeError as error:  # torch's for a connection that is closed, and for a timeout
+            self._lost = f"the ranks cannot be reached any more: {error}"
+            self._signals.remove()  # nothing would be done about one
+            raise RanksLost(self._lost) from error
+
+
+class EveryHost:
+    """The hosts of all ranks, as one. For the leader."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def checkpoint(self) -> str:
+        """All ranks write their part; if one cannot, there is no checkpoint."""
+        try:
+            path: str = self._ranks.call("checkpoint")
+        except RankError:
+            self._ranks.call("discard")
+            raise
+        return path
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Evaluates on all ranks; the leader's metrics are those of all."""
+        metrics: Mapping[str, float] = self._ranks.call("evaluate")
+        return metrics
+
+    def stop(self) -> None:
+        """Makes this boundary the last one on all ranks."""
+        self._ranks.call("stop")
+
+    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+        """All ranks go back to the same checkpoint."""
+        where: tuple[str, Mapping[str, Any], int] = self._ranks.call("rollback", checkpoint)
+        return where
+
+
+def on_every_rank(tunables: Mapping[str, Tunable], ranks: Ranks) -> dict[str, Tunable]:
+    """Tunables that change all ranks, and are read on the leader."""
+    return {
+        name: replace(
+            tunable,
+            capture=partial(ranks.call, "capture", name),
+            restore=lambda _, name=name: ranks.call("restore", name),  # type: ignore[misc]
+            apply=partial(ranks.call, "apply", name),
+            load=partial(ranks.call, "load", name),
+        )
+        for name, tunable in tunables.items()
+    }
+
+
+class Leader:
+    """A session that all ranks take part in.
+
+    Args:
+        sync_steps: Steps between two meetings at most.
+        latency_s: Seconds between two meetings, as long as that is more than one step.
+    """
+
+    def __init__(self, session: Session, ranks: Ranks, sync_steps: int, latency_s: float) -> None:
+        self._session = session
+        self._ranks = ranks
+        self._sync_steps = sync_steps
+        self._latency_s = latency_s
+        self._meet_at: float = 0
+        self._left = (0, 0.0)  # step and time of the last meeting's end
+        self._stride = 1
+
+    def boundary(self, step: int) -> None:
+        """An optimizer step is done. At most steps that is all."""
+        if step >= self._meet_at:
+            done, took_s = step - self._left[0], time.monotonic() - self._left[1]
+            self._stride = max(1, min(self._sync_steps, int(self._latency_s * done / max(took_s, 1e-6))))
+            with self.meeting():
+                self._session.boundary(step)
+
+    @contextmanager
+    def meeting(self) -> Iterator[None]:
+        """All ranks do what the leader does, until its end."""
+        try:
+            yield
+        finally:
+            session = self._session
+            due = session.next_step if session.next_step > session.step else session.step + 1
+            self._meet_at = min(session.step + self._stride, due)
+            self._left = (session.step, time.monotonic())
+            try:
+                self._ranks.go_on(int(self._meet_at))
+            except RanksLost as error:
+                self._meet_at = math.inf
+                self._session.withdraw(str(error))
+                raise
+
+
+class Following:
+    """One training on a rank that does what the leader says: no store, no thread, no MLflow run.
+
+    Attributes:
+        state: Of the training; a follower does not know of pauses. paused_s: Always 0.
+        signals: Of this rank. is_open: Whether the training has not ended.
+    """
+
+    run_id: None = None
+    paused_s = 0.0
+
+    def __init__(self, tunables: Mapping[str, Tunable], host: Host, agreement: Agreement) -> None:
+        self.state: State = "starting"
+        self.signals = StopSignals(lambda: None)  # the leader hears of it at the next meeting
+        self.is_open = True
+        self._hand = Hand(tunables, host)
+        self._ranks = Ranks(self._hand, self.signals, agreement.timeout_s)
+        self._meet_at: float = 0
+
+    def begin(self, step: int, saved: Mapping[str, Any]) -> None:
+        """Brings into force what the leader finds in its checkpoint and in the run's history."""
+        self.signals.install()
+        self._meet_at = self._ranks.follow()
+
+    def running(self) -> None:
+        """A step begins."""
+        if self.state == "starting":
+            self.state = "running"
+
+    def boundary(self, step: int) -> None:
+        """An optimizer step is done. At most steps that is all.
+
+        Raises:
+            RanksDiverged: The training cannot go on.
+        """
+        if step >= self._meet_at:
+            try:
+                self._meet_at = self._ranks.follow()
+            except RanksLost as error:
+                self._meet_at = math.inf
+                logger.error("Live control is off on rank %d; training goes on: %s", dist.get_rank(), error)
+            if self._hand.stopped:
+                self.state = "stopping"
+
+    def saved(self) -> dict[str, Any]:
+        """Nothing: the leader writes the checkpoint's state."""
+        return {}
+
+    def end(self, state: State, error: str | None = None) -> None:
+        """The training has ended."""
+        self.state = state
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Gives everything back."""
+        self.is_open = False
+        self.signals.remove()
+        self._ranks.close()
+
+
+@contextmanager
+def _said_if_it_takes_long() -> Iterator[None]:
+    text = "Live control waits for the other ranks: is it attached on every one of them?"
+    timer = threading.Timer(_PATIENCE_S, logger.warning, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

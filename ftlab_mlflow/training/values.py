@@ -1,0 +1,125 @@
+"""The values in force: changed as one transaction, remembered for checkpoints, kept over a return to one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ftlab_mlflow.control.surface import Param, same_value
+from ftlab_mlflow.control.wire import Scalar, is_finite
+from ftlab_mlflow.errors import FTLabError
+from ftlab_mlflow.training.tunables import Tunable
+
+logger = logging.getLogger("ftlab_mlflow")
+
+
+class Values:
+    """The parameters of one training: what is in force, what was last asked for, what was changed.
+
+    Args:
+        tunables: By name, in the order in which they are applied.
+    """
+
+    def __init__(self, tunables: Mapping[str, Tunable]) -> None:
+        self._tunables = tunables
+        self._asked: dict[str, Scalar] = {name: t.asked for name, t in tunables.items()}
+        self._changed: set[str] = set()
+
+    def params(self) -> dict[str, Param]:
+        """What can be changed now, read from where the trainer uses it."""
+        params = {n: t.param(self._asked[n]) for n, t in self._tunables.items() if t.unavailable() is None}
+        # A rate that a scheduler made infinite is nothing that a tag can hold.
+        return {n: p for n, p in params.items() if p.type != "float" or is_finite(p.value)}
+
+    def unavailable(self) -> dict[str, str]:
+        """Why parameters cannot be changed now, by name."""
+        reasons = {name: tunable.unavailable() for name, tunable in self._tunables.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def problem(self, proposed: Mapping[str, Scalar]) -> dict[str, str]:
+        """What is wrong with values that are right one by one, when they are all in force together."""
+        for name in proposed:
+            if text := self._tunables[name].check(proposed):
+                return {name: text}
+        return {}
+
+    def can_have(self, name: str, value: object) -> bool:
+        """Whether the training has this parameter and can have this value, whatever the bounds are now."""
+        tunable = self._tunables.get(name)
+        return tunable is not None and tunable.accepts(value) and tunable.unavailable() is None
+
+    def apply(self, values: Mapping[str, Scalar]) -> tuple[dict[str, tuple[Scalar, Scalar]], dict[str, str]]:
+        """All of the values or none: (old and new by name, {}) or ({}, errors)."""
+        chosen = [t for name, t in self._tunables.items() if name in values]
+        captured: list[tuple[Tunable, Any]] = []
+        current = ""
+        try:
+            old = {}
+            for tunable in chosen:
+                current = tunable.name
+                captured.append((tunable, tunable.capture()))
+                old[tunable.name] = tunable.read()
+            for tunable in chosen:
+                current = tunable.name
+                tunable.apply(values[tunable.name])
+            changes = {t.name: (old[t.name], t.read()) for t in chosen}
+        except Exception as error:  # whatever a parameter raises, the training must go on as it was
+            logger.exception("Changing %s failed; it is put back", current)
+            for tunable, state in reversed(captured):
+                tunable.restore(state)
+            return {}, {current: error_text(error)}
+        self._asked |= {t.name: values[t.name] for t in chosen}
+        self._changed |= {t.name for t in chosen}
+        return changes, {}
+
+    def as_metric(self, name: str, value: Scalar) -> float:
+        """A value as a point on a curve; one of an enum as its number."""
+        choices = self._tunables[name].choices
+        return float(choices.index(str(value))) if choices else float(value)
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint must hold, as JSON values."""
+        changed = sorted(self._changed)
+        return {
+            "values": {name: (self._tunables[name].save or self._tunables[name].read)() for name in changed},
+            "asked": {name: self._asked[name] for name in changed},
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Brings back what `saved` gave, when training resumes from that checkpoint."""
+        self._load(saved)
+        for name in self._tunables.keys() & saved.get("values", {}):
+            self._changed.add(name)
+            self._asked[name] = saved["asked"][name]
+
+    def keep(self, saved: Mapping[str, Any]) -> dict[str, str]:
+        """The trainer went back to the checkpoint that holds `saved`: what was asked for stays in force.
+
+        Returns:
+            Errors by name; a value that could not be kept is now what it was at the checkpoint.
+        """
+        # All states first: two parameters may share one (the rate and its schedule), and it must not undo
+        # what is asked of the other one afterwards.
+        self._load(saved)
+        then = saved.get("asked", {})
+        later = {
+            name: self._asked[name]
+            for name in self._changed | (self._tunables.keys() & then)
+            if not (name in then and same_value(self._asked[name], then[name]))
+        }
+        _, errors = self.apply({name: value for name, value in later.items() if self.can_have(name, value)})
+        return errors
+
+    def _load(self, saved: Mapping[str, Any]) -> None:
+        values = saved.get("values", {})
+        for name, tunable in self._tunables.items():
+            if name in values:
+                (tunable.load or tunable.apply)(values[name])
+
+
+def error_text(error: Exception) -> str:
+    """What was raised, for the one who asked."""
+    return str(error) if isinstance(error, FTLabError) else f"{type(error).__name__}: {error}"

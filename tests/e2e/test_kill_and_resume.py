@@ -1,0 +1,220 @@
+"""`ftlab train sft` killed with -9 and resumed with `--resume`: the same training as one that was never killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ftlab_mlflow.control import tags
+from ftlab_mlflow.control.ledger import Ledger
+from ftlab_mlflow.control.messages import Ack, Status, Update
+from ftlab_mlflow.control.mlflow_store import MlflowRunStore
+from ftlab_mlflow.control.wire import parse_time
+from ftlab_mlflow.training.checkpoints import ASIDE
+
+STEPS, SAVED, ROWS, BATCH = 24, 4, 20, 4
+"""Five steps an epoch, so that most checkpoints lie in the middle of one."""
+ARGUMENTS = (
+    "--model ./model --data data.jsonl --max_steps 24 --save_steps 4 --per_device_train_batch_size 2 "
+    "--gradient_accumulation_steps 2 --logging_steps 1 --eval_strategy no --learning_rate 1e-2 --weight_decay 0.1 "
+    "--lr_scheduler_type cosine --warmup_steps 2 --max_length 16 --poll_interval 0.02 --disable_tqdm true "
+    "--gradient_checkpointing false --use_cpu true --output_dir out"
+).split()
+
+
+def request(**fields: Any) -> str:
+    return Update(at=parse_time("2026-01-01T00:00:00.000Z"), by="alice", **fields).encode()
+
+
+EARLY = request(set={"weight_decay": 0.3}, at_step=3)
+LATE = request(set={"learning_rate": 4e-3}, at_step=10)
+TOLD = {"early": EARLY, "late": LATE}
+
+
+@dataclass
+class Lab:
+    """One folder with a model, data and MLflow; `play` runs a command line there, `kill` says where it dies."""
+
+    folder: Path
+    uri: str
+    parent: subprocess.Popen[str]
+    codes: list[int] = field(default_factory=list)
+
+    def play(self, *arguments: str, kill: tuple[str, int] = ("", 0), **order: Any) -> int:
+        order |= {"folder": str(self.folder), "uri": self.uri, "arguments": arguments, "kill": kill}
+        assert self.parent.stdin
+        assert self.parent.stdout
+        print(json.dumps(order), file=self.parent.stdin, flush=True)
+        self.codes = json.loads(self.parent.stdout.readline())
+        return self.codes[0]
+
+    def launch(self, *arguments: str, kill: tuple[str, int] = ("", 0), **order: Any) -> None:
+        code = self.play("train", "sft", *ARGUMENTS, *arguments, kill=kill, **({"tell": TOLD} | order))
+        assert code == (-signal.SIGKILL if kill[0] else 0), self.output[-3000:]
+
+    def resume(self, *arguments: str, kill: tuple[str, int] = ("", 0), **order: Any) -> None:
+        code = self.play("train", "sft", "--resume", *arguments, kill=kill, **order)
+        assert code == (-signal.SIGKILL if kill[0] else 0), self.output[-3000:]
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output").read_text()
+
+    @property
+    def store(self) -> MlflowRunStore:
+        return MlflowRunStore(self.uri)
+
+    @property
+    def run_id(self) -> str:
+        (run,) = self.store.find()
+        return run.run_id
+
+    def acks(self) -> dict[str, Ack]:
+        """Every request of the run has one answer."""
+        entries = Ledger.read(self.store.get(self.run_id).tags).entries
+        return {entry.id: entry.ack for entry in entries if entry.ack}
+
+    def steps(self) -> list[dict[str, Any]]:
+        """What each step used, of the processes together: of a step that was trained twice, the later one."""
+        lines = [json.loads(line) for line in (self.folder / "steps").read_text().splitlines()]
+        return [line for _, line in sorted({line["step"]: line for line in lines}.items())]
+
+    def weights(self, folder: str = "out") -> dict[str, torch.Tensor]:
+        return load_file(self.folder / folder / "model.safetensors")
+
+    def metrics(self) -> dict[str, list[tuple[int, float]]]:
+        client = MlflowClient(self.uri)
+        keys = client.get_run(self.run_id).data.metrics
+        return {key: [(m.step, m.value) for m in client.get_metric_history(self.run_id, key)] for key in keys}
+
+
+@pytest.fixture(scope="module")
+def parent() -> Iterator[subprocess.Popen[str]]:
+    path = Path(__file__).with_name("kill_child.py")
+    # None of the paths of a child's MLflow may come from this process's environment.
+    process = subprocess.Popen(
+        [sys.executable, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def new_lab(
+    parent: subprocess.Popen[str],
+    new_sqlite: Callable[[Path], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[], Lab]:
+    def make() -> Lab:
+        folder = tmp_path_factory.mktemp("kill")
+        lab = Lab(folder, new_sqlite(folder), parent)
+        write_model(folder / "model")
+        rows = [{"input_ids": [4 + i, *((7 * i + 3 * k) % 28 + 4 for k in range(7))]} for i in range(ROWS)]
+        (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return lab
+
+    return make
+
+
+def write_model(folder: Path) -> None:
+    """One layer, with dropout, so that the random states matter."""
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        attention_dropout=0.2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28))])}
+    inner = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(new_lab: Callable[[], Lab]) -> Lab:
+    """Never killed."""
+    lab = new_lab()
+    lab.launch()
+    return lab
+
+
+@pytest.fixture(scope="module")
+def whole_from_8(new_lab: Callable[[], Lab]) -> Lab:
+    """Never killed, and told at step 8 what others are told at step 10."""
+    lab = new_lab()
+    lab.launch(tell={"early": EARLY, "late": request(set={"learning_rate": 4e-3}, at_step=8)})
+    return lab
+
+
+def assert_same(lab: Lab, whole: Lab) -> None:
+    """The same samples, rates and weights, and a run that looks as if nothing had happened."""
+    assert lab.steps() == whole.steps()
+    weights, expected = lab.weights(), whole.weights()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    metrics, all_metrics = lab.metrics(), whole.metrics()
+    assert metrics.keys() == all_metrics.keys()
+    for key, points in metrics.items():
+        steps = [step for step, _ in points]
+        assert len(steps) == len(set(steps)), f"{key} has a step twice: {sorted(steps)}"
+        assert set(steps) == {step for step, _ in all_metrics[key]} or key.startswith("live/")
+    run = lab.store.get(lab.run_id)
+    assert (run.status, Status.decode(run.tags[tags.STATUS]).state) == ("FINISHED", "finished")
+    assert {i: ack.status for i, ack in lab.acks().items()} == {"early": "applied", "late": "applied"}
+
+
+def test_the_training_that_is_never_killed(whole: Lab) -> None:
+    """The oracle itself: every epoch uses each sample once, and the requests are applied where they should."""
+    steps = whole.steps()
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    per_epoch = ROWS // BATCH
+    for epoch in range(STEPS // per_epoch):
+        ids = [i for line in steps[epoch * per_epoch : (epoch + 1) * per_epoch] for i in line["ids"]]
+        assert sorted(ids) == list(range(4, 4 + ROWS))
+    assert {i: ack.step for i, ack in whole.acks().items()} == {"early": 3, "late": 10}
+    assert steps[9]["rate"] > 4e-3 == steps[10]["rate"]
+    assert [step for step, _ in whole.metrics()["loss"]] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(("forward", 5), id="first half of a step, right after a checkpoint"),
+        pytest.param(("boundary", 10), id="before the request is applied"),
+        pytest.param(("answer", 10), id="between apply and answer"),
+    ],
+)
+def test_killed_and_resumed(new_lab: Callable[[], Lab], whole: Lab, kill: tuple[str, int]) -> None:
+    lab = new_lab()
+    lab.launch(kill=kill)
+    status = lab.store.get(lab.run_id)
+    assert status.status == "RUNNING"
+    lab.resume()
+    assert_same(lab, whole)

@@ -1,0 +1,303 @@
+"""Live batch size, accumulation and number of steps, against a plain PyTorch loop that counts for itself."""
+
+import math
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from training_tiny import Lab, Net, data, saved, weights
+from transformers import ProgressCallback, TrainerCallback
+
+Change = dict[str, Any]
+RATE = 0.01
+
+
+class Watched(Net):
+    """A `Net` that notes the samples of every batch that it is trained with."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.ids = {tuple(torch.tensor(row["x"]).tolist()): i for i, row in enumerate(data(rows))}
+        self.seen: list[list[int]] = []
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.training:
+            self.seen.append([self.ids[tuple(row.tolist())] for row in x])
+        return super().forward(x, labels)
+
+
+class Diary(TrainerCallback):
+    """What the trainer says of itself after every step, and at the end of every epoch."""
+
+    def __init__(self, model: Watched) -> None:
+        self.model = model
+        self.steps: list[list[list[int]]] = []
+        self.epochs: list[float] = []
+        self.ends: list[tuple[int, float]] = []
+        self.events: list[tuple[str, int]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        taken = sum(map(len, self.steps))
+        self.steps.append(self.model.seen[taken:])
+        self.epochs.append(state.epoch)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ends.append((state.global_step, state.epoch))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.events.append(("evaluate", state.global_step))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.events.append(("save", state.global_step))
+
+
+@dataclass
+class Plan:
+    """A training as the protocol defines it, counted sample by sample.
+
+    Attributes:
+        rows, size, batches, epochs, steps: Samples, batch size, accumulation, and what says when it ends.
+        total: The step that it ends with. time: Of its schedule. warm_end: The step that its warm-up ends with,
+            once that was changed.
+    """
+
+    rows: int
+    size: int
+    batches: int
+    epochs: float | None
+    steps: int | None
+    drop_last: bool = False
+    warmup: int = 0
+    step: int = 0
+    epoch: int = 0
+    used: int = 0
+    time: float = 0.0
+    warm_end: float | None = None
+    total: int = field(init=False)
+    launched: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = self.launched = self._end()
+
+    def _steps_from(self, used: int) -> int:
+        """Steps that the samples from `used` on make, one by one."""
+        count = 0
+        while sizes := self._next(used):
+            used += sum(sizes)
+            count += 1
+        return count
+
+    def _next(self, used: int) -> list[int]:
+        """Sizes of the batches of the next step in an epoch of which `used` samples are used."""
+        sizes = []
+        for _ in range(self.batches):
+            size = min(self.size, self.rows - used)
+            if size == 0 or (self.drop_last and size < self.size):
+                break
+            sizes.append(size)
+            used += size
+        return sizes
+
+    def _end(self) -> int:
+        if self.epochs is None:
+            assert self.steps is not None
+            return self.steps
+        whole = max(1, self._steps_from(0))
+        left = self.epochs - self.epoch
+        if left < 1:
+            return self.step + math.ceil(round((left - self.used / self.rows) * whole, 9))
+        rest = self._steps_from(self.used)
+        return self.step + rest + int(left - 1) * whole + math.ceil(round((left - int(left)) * whole, 9))
+
+    def change(self, change: Change) -> bool:
+        """Makes a change, or leaves everything as it is: then it cannot be made."""
+        before = dict(self.__dict__)
+        if self.step < self.total and self._change(change):
+            return True
+        self.__dict__.update(before)
+        return False
+
+    def _change(self, change: Change) -> bool:
+        if "num_train_epochs" in change:
+            now = dict(self.__dict__)
+            self.epochs = change["num_train_epochs"]
+            late = self._end() <= self.step
+            self.__dict__.update(now)
+            if late:
+                return False
+        left = self.total - self.step
+        cuts = {"per_device_train_batch_size", "gradient_accumulation_steps"} & set(change)
+        if cuts and not self._next(self.used):
+            self.used = self.rows  # what made no batch is dropped
+        self.size = change.get("per_device_train_batch_size", self.size)
+        self.batches = change.get("gradient_accumulation_steps", self.batches)
+        if "max_steps" in change:
+            self.steps, self.epochs = change["max_steps"], None
+        self.epochs = change.get("num_train_epochs", self.epochs)
+        self.total = self._end()
+        if self.warm_end is not None:
+            self.warm_end = self.step + (self.warm_end - self.step) * (self.total - self.step) / left
+        if "warmup_steps" in change:
+            if self.time >= self.warmup or not self.step < change["warmup_steps"] <= self.total:
+                return False
+            self.warm_end = change["warmup_steps"]
+        return True
+
+    def advance(self) -> tuple[list[int], float]:
+        """Does a step: the sizes of its batches, and its rate under a linear schedule."""
+        if not self._next(self.used):
+            self.epoch, self.used = self.epoch + 1, 0
+        sizes = self._next(self.used)
+        rate = RATE * self._shape(self.time)
+        self._tick(1.0, self.step)
+        self.used += sum(sizes)
+        self.step += 1
+        return sizes, rate
+
+    def _tick(self, length: float, at: float) -> None:
+        """Lets time pass, in a straight line to the end of the warm-up or of the run."""
+        warms = self.warm_end is not None and at < self.warm_end
+        end, time = (self.warm_end, self.warmup) if warms else (self.total, self.launched)
+        part = min(length, end - at) if warms else length
+        self.time = time if part == end - at else self.time + (time - self.time) * part / (end - at)
+        if part < length:
+            self._tick(length - part, at + part)
+
+    def _shape(self, time: float) -> float:
+        if time < self.warmup:
+            return time / self.warmup
+        return max(0.0, (self.launched - time) / (self.launched - self.warmup))
+
+
+def train(lab: Lab, rows: int, changes: dict[int, list[Change]], **options: Any) -> tuple[Watched, Diary]:
+    """Trains with requests at the ends of the given steps."""
+    model = Watched(rows)
+    diary = Diary(model)
+    for step, asked in changes.items():
+        for i, change in enumerate(asked):
+            lab.tell(step, f"r{step}-{i}", set=change)
+    chosen = {"learning_rate": RATE, "lr_scheduler_type": "linear", "weight_decay": 0.0, **options}
+    lab.make(attached=True, rows=rows, model=model, callbacks=(diary,), **chosen)
+    lab.trainer.train()
+    return model, diary
+
+
+def orders(rows: int, epochs: int, folder: Path) -> list[list[int]]:
+    """The order of every epoch's samples, as the trainer alone has them."""
+    lab, model = Lab(folder), Watched(rows)
+    lab.make(live=False, rows=rows, model=model, num_train_epochs=epochs, max_steps=-1)
+    lab.trainer.train()
+    flat = [i for batch in model.seen for i in batch]
+    return [flat[i : i + rows] for i in range(0, len(flat), rows)]
+
+
+def plain_loop(rows: int, steps: list[list[list[int]]], rates: list[float]) -> list[torch.Tensor]:
+    """The weights after these batches with these rates, by nothing but torch."""
+    net, samples = Net(), data(rows)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=0.0)
+    for step, rate in zip(steps, rates, strict=True):
+        for batch in step:
+            x = torch.tensor([samples[i]["x"] for i in batch])
+            labels = torch.tensor([samples[i]["labels"] for i in batch])
+            (net(x, labels)["loss"] / len(step)).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    return weights(net)
+
+
+def check(plan: Plan, changes: dict[int, list[Change]], options: dict[str, Any]) -> None:
+    """Trains, and compares every batch, rate, count and weight with `plan`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lab = Lab(folder)
+        model, diary = train(lab, plan.rows, changes, **options)
+        rates, sizes, ends, epoch_ids = [], [], [], [[]]
+        for step in diary.steps:
+            epoch = plan.epoch
+            shape, rate = plan.advance()
+            if plan.epoch > epoch:
+                epoch_ids.append([])
+            epoch_ids[-1] += [i for batch in step for i in batch]
+            sizes.append(shape)
+            rates.append(rate)
+            for i, change in enumerate(changes.get(plan.step, ())):
+                answer = lab.ack(f"r{plan.step}-{i}").status
+                assert answer == ("applied" if plan.change(change) else "rejected")
+            if not plan._next(plan.used):
+                ends.append(plan.step)
+        state = lab.trainer.state
+        assert [[len(batch) for batch in step] for step in diary.steps] == sizes
+        assert state.global_step == state.max_steps == plan.total == plan.step
+        before = orders(plan.rows, len(epoch_ids), folder / "alone")
+        for order, ids in zip(before, epoch_ids, strict=True):
+            assert order[: len(ids)] == ids  # each once, in the order of the epoch
+        for ids in epoch_ids[:-1] if not plan.drop_last else ():
+            assert len(ids) == plan.rows
+        logged = [log["learning_rate"] for log in state.log_history if "learning_rate" in log]
+        assert logged == pytest.approx(rates, rel=1e-9, abs=1e-15)
+        for ours, theirs in zip(weights(model), plain_loop(plan.rows, diary.steps, rates), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert all(a < b for a, b in zip(diary.epochs, diary.epochs[1:], strict=False))
+        for end in ends:
+            if not plan.drop_last:
+                assert diary.epochs[end - 1] == int(diary.epochs[end - 1])
+        assert [step for step, _ in diary.ends] == sorted({*ends, plan.total})
+
+
+def requests(rows: int) -> st.SearchStrategy[Change]:
+    parameters: dict[str, st.SearchStrategy[Any]] = {
+        "per_device_train_batch_size": st.integers(1, rows),
+        "gradient_accumulation_steps": st.integers(1, 4),
+    }
+    return st.fixed_dictionaries({}, optional=parameters)
+
+
+@st.composite
+def trainings(draw: st.DrawFn) -> tuple[Plan, dict[int, list[Change]], dict[str, Any]]:
+    rows = draw(st.integers(3, 24))
+    size, batches = draw(st.integers(1, rows)), draw(st.integers(1, 3))
+    drop_last = draw(st.booleans())
+    epochs = draw(st.sampled_from([1, 2, 2.5, 3]))
+    by_steps = draw(st.booleans())
+    warmup = draw(st.integers(0, 4))
+    options: dict[str, Any] = {
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": batches,
+        "dataloader_drop_last": drop_last,
+        "warmup_steps": warmup,
+        "max_steps": draw(st.integers(2, 16)) if by_steps else -1,
+        "num_train_epochs": epochs,
+    }
+    steps, ends = options["max_steps"], None if by_steps else epochs
+    plan = Plan(rows, size, batches, ends, steps if by_steps else None, drop_last, warmup)
+    asked: dict[int, list[Change]] = {}
+    at = 0
+    for _ in range(draw(st.integers(1, 4))):
+        at += draw(st.integers(0 if at else 1, 4))
+        change = draw(requests(rows))
+        change |= {} if change else {"gradient_accumulation_steps": 1}
+        kind = draw(st.integers(0, 5))
+        if kind == 0:
+            change["max_steps"] = at + draw(st.integers(1, 12))
+        if kind == 1:
+            change["num_train_epochs"] = draw(st.sampled_from([0.5, 1.25, 2, 3.5, 4]))
+        if kind <= 2:
+            change["warmup_steps"] = at + draw(st.integers(0, 5))
+        asked.setdefault(at, []).append(change)
+    return plan, asked, options
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(trainings())
+def test_any_sequence_of_changes_is_what_the_plain_loop_does(
+    training: tuple[Plan, dict[int, list[Change]], dict[str, Any]],
+) -> None:
+    check(*training)
