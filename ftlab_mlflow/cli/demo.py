@@ -30,6 +30,8 @@ def demo(context: click.Context, real: bool, folder: str, tracking_uri: str | No
     place.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place}/mlflow.db"
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # Threads of torch that spin while they wait for each other would take the cores from this process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stage = Stage(place, uri, f"demo-{time.strftime('%Y%m%d-%H%M%S')}", quiet=as_json)
     report = demo_real.play(stage) if real else _play(stage)
     if as_json:

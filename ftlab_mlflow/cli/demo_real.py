@@ -90,5 +90,5 @@ def _write_data(folder: Path) -> tuple[str, str]:
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
         held_out = samples[:count]
     pairs = ((sample["prompt"][0]["content"], sample["completion"][0]["content"]) for sample in held_out)
-    # Not one in the middle of a section.
-    return next(pair for pair in pairs if ", part " not in pair[0])
+    # The first one that is not from the middle of a section, if there is one.
+    return min(pairs, key=lambda pair: ", part " in pair[0])

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -21,6 +21,7 @@ from ftlab_mlflow.training.methods import METHODS, Method
 if TYPE_CHECKING:
     from ftlab_mlflow.settings import Settings
     from ftlab_mlflow.training.resuming import Resumption
+    from ftlab_mlflow.training.rlhf import Pipeline, PipelineOutcome
     from ftlab_mlflow.training.train import Outcome, Training
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -31,10 +32,20 @@ _HELP = """Every key of TRL's config file is an option too (--learning_rate 1e-4
 Shorter names: --model (model_name_or_path) and --data (dataset_name: a JSONL, CSV or Parquet file, a folder,
 or a name on the Hugging Face hub). --model demo and --data demo need no network; they are used if neither is
 given.
-
-Ours: --tracking_uri, --poll_interval (seconds), --limits '{learning_rate: [0, 0.001]}'.
+{more}
+Ours: --tracking_uri, --poll_interval (seconds), --rank_sync_steps, --limits '{{learning_rate: [0, 0.001]}}'.
 
 Exit codes: 0 finished, or stopped by request; 1 failed; 2 wrong usage; 130 or 143 after Ctrl-C or SIGTERM."""
+_REWARDS = """
+What rewards an answer: --reward_funcs module:function ... (called as TRL calls it, found in this folder too)
+and --reward_model_name_or_path (what `ftlab train reward` made).
+"""
+_RLHF = "The whole pipeline: a reward model is trained, then a policy against it."
+_STAGES = """
+An option for one stage alone: --reward.max_steps 100, --policy.data prompts.jsonl; any other is for both.
+The file has sections reward: and policy: for the same. Both stages are child runs and are changed like any
+other run; one that fails or is stopped is the last.
+"""
 
 
 @click.group()
@@ -45,7 +56,7 @@ def train() -> None:
 def _command(method: Method) -> click.Command:
     @click.command(
         method.name,
-        help=f"{method.help}\n\n{_HELP}",
+        help=f"{method.help}\n\n{_HELP.format(more=_REWARDS if method.is_rewarded else '')}",
         short_help=method.help,
         context_settings={"ignore_unknown_options": True},
     )
@@ -71,19 +82,7 @@ def _command(method: Method) -> click.Command:
         resume: str | None,
         options: tuple[str, ...],
     ) -> None:
-        with _terminal(quiet_stdout=as_json):
-            training = _training(method, config, options, resume)
-            try:
-                outcome = _run(training)
-            except FTLabError as error:
-                if _is_stuck(training):
-                    _leave(report(error, as_json=as_json))
-                raise
-        if as_json:
-            emit(_document(outcome))
-        if _is_stuck(training):
-            _leave(outcome.exit_code)
-        context.exit(outcome.exit_code)
+        _execute(context, lambda: _training(method, config, options, resume), as_json=as_json)
 
     return command
 
@@ -106,7 +105,58 @@ def _training(
     return Training(config)
 
 
-def _run(training: Training) -> Outcome:
+@click.command(
+    "rlhf",
+    help=f"{_RLHF}\n\n{_HELP.format(more=_STAGES)}",
+    short_help=_RLHF,
+    context_settings={
+        "ignore_unknown_options": True,
+        "token_normalize_func": lambda name: name.replace("-", "_"),  # as all our keys: --output-dir too
+    },
+)
+@click.option("--config", metavar="FILE", help="A YAML file with sections reward:, policy: and live:.")
+@click.option("--policy.method", "method", metavar="grpo|rloo", help="How the policy is trained (grpo).")
+@click.option(
+    "--output_dir", metavar="FOLDER", help="Both models go into it, into folders reward and policy."
+)
+@click.option("--run_name", metavar="NAME", help="Of the parent run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, and nothing else.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
+@click.pass_context
+def _rlhf(
+    context: click.Context,
+    /,
+    config: str | None,
+    as_json: bool,
+    options: tuple[str, ...],
+    **own: str | None,
+) -> None:
+    def pipeline() -> Pipeline:
+        from ftlab_mlflow.training.rlhf import Pipeline, load_pipeline
+
+        return Pipeline(load_pipeline(config, options, **own))
+
+    _execute(context, pipeline, as_json=as_json)
+
+
+def _execute(context: click.Context, make: Callable[[], Training | Pipeline], *, as_json: bool) -> NoReturn:
+    """Trains, prints how it went, and ends with the exit code for it."""
+    with _terminal(quiet_stdout=as_json):
+        training = make()
+        try:
+            outcome = _run(training)
+        except FTLabError as error:
+            if _is_stuck(training):
+                _leave(report(error, as_json=as_json))
+            raise
+    if as_json:
+        emit(outcome.to_dict())
+    if _is_stuck(training):
+        _leave(outcome.exit_code)
+    context.exit(outcome.exit_code)
+
+
+def _run(training: Training | Pipeline) -> Outcome | PipelineOutcome:
     try:
         outcome = training.run()
     except FTLabError:
@@ -116,29 +166,11 @@ def _run(training: Training) -> Outcome:
         traceback.print_exc()
         text = (str(error).strip().splitlines() or [""])[0]
         raise FTLabError(f"the training failed: {type(error).__name__}: {text}") from error
-    loss = outcome.metrics.get("loss")
-    logger.info(
-        "%s at step %d%s; %s",
-        outcome.state.capitalize(),
-        outcome.step,
-        "" if loss is None else f", loss {loss:.4g}",
-        f"the model is in {outcome.saved}" if outcome.saved else "no model was saved",
-    )
+    logger.info("%s", outcome.summary)
     return outcome
 
 
-def _document(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "run_id": outcome.run_id,
-        "state": outcome.state,
-        "step": outcome.step,
-        "metrics": outcome.metrics,
-        "output_dir": outcome.output_dir,
-        "saved": outcome.saved,
-    }
-
-
-def _is_stuck(training: Training) -> bool:
+def _is_stuck(training: Training | Pipeline) -> bool:
     """Whether MLflow would hold up the end of the process, with requests that are each tried for minutes."""
     return training.log is not None and training.log.undelivered
 
@@ -184,3 +216,4 @@ def _terminal(*, quiet_stdout: bool) -> Iterator[None]:
 
 for _method in METHODS.values():
     train.add_command(_command(_method))
+train.add_command(_rlhf)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ftlab_mlflow.control.surface import ParamType
 from ftlab_mlflow.control.wire import Scalar
-from ftlab_mlflow.training.batching import LiveBatches
 
 if TYPE_CHECKING:
+    from ftlab_mlflow.training.batching import LiveBatches
     from ftlab_mlflow.training.tunables import Build, Trainee, Tunable
 
 UNSEEN = "needs attach(trainer): LiveControl alone in callbacks=[…] does not see the data"
@@ -125,6 +125,8 @@ def _num_train_epochs(batches: LiveBatches) -> Tunable | str:
 def _warmup_steps(batches: LiveBatches) -> Tunable | str:
     if not batches.warmup:
         return "the learning rate has no warm-up of a known length"
+    if batches.warmup >= batches.schedule_total:
+        return "the schedule is over before its warm-up is"
     tunable = _tunable(
         batches,
         "warmup_steps",

@@ -14,17 +14,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import IterableDataset
-from transformers import ProgressCallback, SchedulerType, Trainer
+from transformers import DefaultFlowCallback, ProgressCallback, SchedulerType, Trainer
 
+from ftlab_mlflow.control.wire import new_id
 from ftlab_mlflow.training.epoch_data import EpochData, why_fixed
 from ftlab_mlflow.training.schedule import LiveSchedule
 
 logger = logging.getLogger("ftlab_mlflow")
 
 _STEPS = ("max_steps", "num_train_epochs")
-_OWN_STATE = ("_epochs", "_epoch", "_rounds", "_is_touched", "_is_cut", "_is_back", "_checkpoint")
+_OWN_STATE = ("_epochs", "_epoch", "_rounds", "_asked", "_is_touched", "_is_cut", "_is_back", "_checkpoint")
 
 
 class _CutAnew(Exception):
@@ -54,6 +56,7 @@ class LiveBatches:
     Attributes:
         no_steps, no_batches: Why the number of steps, why the batches cannot be changed; None if they can.
         warmup: Steps of the schedule's warm-up as launched; 0 for one without, or of unknown length.
+        training: An id, the same on all ranks, that a training which resumes this one takes over.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -75,6 +78,7 @@ class LiveBatches:
         self.no_steps: str | None = None
         self.no_batches: str | None = None
         self.warmup = 0
+        self.training = ""
         self._schedule: LiveSchedule | None = None
         self._schedule_total = 0
         self._data: EpochData | None = None
@@ -85,6 +89,8 @@ class LiveBatches:
         self._epoch = 0
         # Batches a rank since the data were cut last; samples over all ranks in this training.
         self._rounds = self._seen = 0
+        # What was asked for while training, of the four arguments that `_launch` holds.
+        self._asked: frozenset[str] = frozenset()
         # Whether something was changed; the rest of the epoch must be cut anew; the step done was taken back.
         self._is_touched = self._is_cut = self._is_back = False
         # Where the random state of the next batch is.
@@ -142,19 +148,23 @@ class LiveBatches:
 
     def set_batch_size(self, size: int) -> None:
         """Makes the next step use batches of this many samples on each device."""
+        self._asked |= {"per_device_train_batch_size"}
         self._cut(lambda: self._write_batch_size(size))
 
     def set_accumulation(self, batches: int) -> None:
         """Makes the next step use this many batches."""
+        self._asked |= {"gradient_accumulation_steps"}
         self._cut(lambda: setattr(self._trainer.args, "gradient_accumulation_steps", batches))
 
     def set_max_steps(self, steps: int) -> None:
         """Makes training end with this step."""
+        self._asked |= {"max_steps"}
         self._epochs = None
         self._end_with(steps)
 
     def set_epochs(self, epochs: float) -> None:
         """Makes training end with this many epochs."""
+        self._asked |= {"num_train_epochs"}
         self._epochs = epochs
         self._end_with(self.steps_of(epochs))
 
@@ -220,6 +230,7 @@ class LiveBatches:
         for name, value in self._relaunched.items():
             logger.warning("%s: the launch argument is new, %s is in force from here on", name, value)
             apply[name](value)
+        self._asked -= set(self._relaunched)
 
     @property
     def schedule_total(self) -> int:
@@ -239,6 +250,8 @@ class LiveBatches:
             "clock": self._schedule.clock_state() if self._schedule else None,
             "schedule_total": self._schedule_total,
             "launch": self._launch,
+            "asked": sorted(self._asked),
+            "training": self.training,
             "since": trainer._initial_global_step,
             "loss": trainer._total_loss_scalar + float(trainer._tr_loss),
         }
@@ -247,7 +260,14 @@ class LiveBatches:
         """The trainer was brought back to a checkpoint of this training: its data go back too."""
         trainer = self._trainer
         self._go_to(saved, checkpoint)
+        # At once: a checkpoint that is written before the next batch must hold it.
+        trainer._load_rng_state(checkpoint)
+        self._checkpoint = None
         self._is_back = True
+        # What the trainer was about to do is of a step that was taken back.
+        control = trainer.control
+        control.should_log = control.should_evaluate = control.should_save = False
+        control.should_training_stop = control.should_epoch_stop = False
         if self._schedule:
             self._schedule.go_on(saved["clock"])
         trainer._tr_loss.zero_()
@@ -259,12 +279,13 @@ class LiveBatches:
 
     def _go_to(self, saved: Mapping[str, Any], checkpoint: str) -> None:
         args = self._trainer.args
-        self._write_batch_size(saved["batch_size"])
-        args.gradient_accumulation_steps = saved["accumulation"]
         self._trainer.state.max_steps = saved["max_steps"]
         self._epochs = saved["epochs"]
+        self._asked = frozenset(saved["asked"])
         self._is_touched = True
         if self._data:
+            self._write_batch_size(saved["batch_size"])
+            args.gradient_accumulation_steps = saved["accumulation"]
             self._epoch = self._data.load(saved["data"], args.train_batch_size)
             self._checkpoint = checkpoint
             self._is_cut = True
@@ -276,6 +297,7 @@ class LiveBatches:
         """Training begins, perhaps not for the first time: everything is as launched."""
         values = plain(args, loader)
         self._begin_as_launched()
+        self.training = broadcast_object_list([new_id()])[0]
         self._updates = values[1]
         self._launch = {
             "per_device_train_batch_size": args.per_device_train_batch_size,
@@ -306,11 +328,11 @@ class LiveBatches:
         self._schedule_total = max_steps
         self._epoch = begun[0]
         checkpoint = rest[0]
-        control = saved_control(self._trainer.state) if checkpoint else {}
-        saved = control.get("batches")
+        saved = saved_control(self._trainer.state).get("batches") if checkpoint else None
+        self.training = (saved or {}).get("training", self.training)
         if not saved or self.no_steps or (saved["data"] is None) != (self._data is None):
             return begun
-        self._relaunched = self._new_arguments(saved["launch"], set(control["values"]))
+        self._relaunched = self._new_arguments(saved["launch"], set(saved["asked"]))
         skips = not self._trainer.args.ignore_data_skip
         if not saved["touched"] and not self._relaunched:
             if self._data and skips:
@@ -326,7 +348,8 @@ class LiveBatches:
 
     def _new_arguments(self, before: Mapping[str, Any], changed: set[str]) -> dict[str, Any]:
         """Launch arguments that differ from those before, where nothing asked for since wins over them."""
-        new = {name: value for name, value in self._launch.items() if value != before[name]}
+        known = self._launch if self._data else _STEPS  # else they are what the dataloader was made with
+        new = {name: self._launch[name] for name in known if self._launch[name] != before[name]}
         for name in set(new) & changed:
             logger.warning("%s: what was asked for while it trained wins over the launch argument", name)
             del new[name]
@@ -430,11 +453,14 @@ class LiveBatches:
         return batches, items
 
     def _on_step_done(self, plain: Callable[..., None], *given: Any, **named: Any) -> None:
-        if self._is_back:  # what the trainer would log and save now is of a step that was taken back
-            control = self._trainer.control
-            control.should_log = control.should_evaluate = control.should_save = False
-            control.should_training_stop = control.should_epoch_stop = False
-            raise _CutAnew
+        trainer = self._trainer
+        if not trainer.control.should_training_stop:
+            if self._is_back:
+                raise _CutAnew
+            if (
+                self._is_cut and self.step >= self.max_steps
+            ):  # a change made it the last step, after all looked
+                DefaultFlowCallback().on_step_end(trainer.args, trainer.state, trainer.control)
         plain(*given, **named)
 
     def _on_end(self, plain: Callable[..., Any], trial: Any, samples: float, start_time: float) -> Any:

@@ -55,9 +55,7 @@ def attach(
     """
     if any(isinstance(callback, LiveControl) for callback in trainer.callback_handler.callbacks):
         raise ConfigError("this trainer has live control already: attach it once")
-    control = LiveControl(
-        poll_interval, limits, rank_sync_steps=rank_sync_steps, store=store, run_id=run_id
-    )
+    control = LiveControl(poll_interval, limits, rank_sync_steps=rank_sync_steps, store=store, run_id=run_id)
     trainer.add_callback(control)
     control.bind(trainer)
     control.batches = LiveBatches(trainer)
@@ -322,8 +320,8 @@ class _Live:
 
     def _saved_before(self) -> Mapping[str, Any]:
         saved = saved_control(self._trainer.state)
-        if saved and saved["step"] != self._trainer.state.global_step:
-            return {}  # of no checkpoint, but of an earlier training of this very object
+        if saved.get("step") != self._trainer.state.global_step:
+            return {}  # of no checkpoint, but of an earlier training of this very object; or of a follower
         return saved
 
     def _lay_schedule(self) -> LiveSchedule | None:
@@ -386,4 +384,6 @@ def why_not_these_ranks(trainer: Trainer) -> str | None:
         return "this torch has no gloo, over which the ranks agree"
     if kind not in _DRIVEN:
         return f"it is not known to work with {kind.value} on several ranks"
+    if trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1:
+        return "it is not known to work where ranks share one sample (tensor, context or sequence parallel)"
     return None

@@ -16,6 +16,8 @@ import yaml
 
 from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.settings import Settings
+from ftlab_mlflow.training import early_stopping
+from ftlab_mlflow.training.early_stopping import EarlyStopping
 from ftlab_mlflow.training.fields import Field, field_named, fields_of, shown
 from ftlab_mlflow.training.methods import Method
 
@@ -73,6 +75,7 @@ class TrainConfig:
     training: Any
     model: Any
     mixture: Any
+    early_stopping: EarlyStopping
     settings: Settings
     given: Mapping[str, Any]
     defaulted: frozenset[str]
@@ -85,10 +88,14 @@ class TrainConfig:
         Args:
             resolved: Values that were decided later, such as ``output_dir``.
         """
+        return yaml.safe_dump(self.as_dict(**resolved), sort_keys=False, allow_unicode=True)
+
+    def as_dict(self, **resolved: Any) -> dict[str, Any]:
+        """What `as_yaml` writes."""
         values = _without_secrets({**self.given, **resolved})
         values.pop("resume_from_checkpoint", None)  # it asks for this training, not for the rest of it
-        live = self.settings.model_dump(include={"poll_interval", "limits"}, mode="json")
-        return yaml.safe_dump({**values, "live": live}, sort_keys=False, allow_unicode=True)
+        live = self.settings.model_dump(include={"poll_interval", "rank_sync_steps", "limits"}, mode="json")
+        return {**values, "live": live}
 
 
 def load_config(
@@ -134,7 +141,13 @@ def config_of(
     from trl import ModelConfig
     from trl.scripts.utils import DatasetMixtureConfig
 
-    types = (method.script_class(), method.config_class(), ModelConfig, DatasetMixtureConfig)
+    types = (
+        method.script_class(),
+        method.config_class(),
+        ModelConfig,
+        DatasetMixtureConfig,
+        EarlyStopping,
+    )
     known = fields_of(types)
     words = _read_options(options, known)
     own = {name: words.pop(name) for name in list(words) if name in Settings.model_fields}
@@ -161,13 +174,14 @@ def config_of(
         values["resume_from_checkpoint"] = resumed.checkpoint
     _add_demo(values, method, known, has_file=bool(path or resumed))
     _require(values, method, path)
+    early_stopping.complete(values, f"{path}: " if path else "")
     for name, value in method.defaults.items():
         values.setdefault(name, value)
     _add_machine_defaults(values)
-    script, training, model, mixture = (_build(t, values, path) for t in types)
+    script, training, model, mixture, stopping = (_build(t, values, path) for t in types)
     defaulted = frozenset(set(values) - asked)
     return TrainConfig(
-        method, script, training, model, mixture, settings, values, defaulted, explicit, resumed
+        method, script, training, model, mixture, stopping, settings, values, defaulted, explicit, resumed
     )
 
 
@@ -254,9 +268,7 @@ def _parsed(own: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"--limits is no YAML: {_yaml_problem(error)}") from error
 
 
-def _add_demo(
-    values: dict[str, Any], method: Method, known: Mapping[str, Field], *, has_file: bool
-) -> None:
+def _add_demo(values: dict[str, Any], method: Method, known: Mapping[str, Field], *, has_file: bool) -> None:
     names_data = values.get("dataset_name") or values.get("datasets")
     if not has_file and not values.get("model_name_or_path") and not names_data:
         values["model_name_or_path"] = DEMO

@@ -1,9 +1,8 @@
-"""Sums for the demo of methods that learn from preferences or rewards: what an answer is worth can be checked."""
+"""Sums, for the demo of methods that learn from preferences or rewards: an answer's worth can be checked."""
 
 from __future__ import annotations
 
 import random
-import re
 import string
 from collections.abc import Iterable
 from pydoc_data.topics import topics
@@ -89,4 +88,3 @@ def _split(samples: Iterable[dict[str, Any]]) -> tuple[Samples, Samples]:
     random.Random(0).shuffle(shuffled)
     count = len(shuffled) // _TEST_SHARE
     return shuffled[count:], shuffled[:count]
-

@@ -83,20 +83,23 @@ class EpochData:
     def rest(self, epoch: int) -> RestOfEpoch:
         """The batches of what is left of the epoch, for this rank."""
         _end(self._loader)
-        if self._start == 0 or self._order.epoch_order is None:
+        self._loader.base_dataloader._iterator = None  # persistent workers would wait for ever
+        is_whole = self._start == 0
+        if not is_whole and self._order.epoch_order is None:
             self._loader.set_epoch(epoch)
             iter(self._order)
-        order = self._order.epoch_order
-        assert order is not None
-        batches: Any = BatchSampler(order[self._start :], self._size, self._plain.drop_last)
+        # A whole epoch draws its order when it begins, after what the dataloader draws, as the trainer's own.
+        order = self._order if is_whole else (self._order.epoch_order or [])[self._start :]
+        batches: Any = BatchSampler(order, self._size, self._plain.drop_last)
         if self.ranks > 1:
             rank = self._loader.batch_sampler.process_index
             batches = BatchSamplerShard(batches, self.ranks, rank)
         options = {name: getattr(self._loader, name) for name in _LOADER_OPTIONS}
         device = self._loader.device
-        return RestOfEpoch(
-            DataLoaderShard(self._loader.dataset, device=device, batch_sampler=batches, **options)
+        loader = DataLoaderShard(
+            self._loader.dataset, device=device, batch_sampler=batches, iteration=epoch, **options
         )
+        return RestOfEpoch(loader, is_whole)
 
     def state(self, epoch: int, rounds: int) -> dict[str, Any]:
         """What a checkpoint must hold, as JSON values; `rounds` as for `used`."""
@@ -164,16 +167,21 @@ class RecordedSampler(Sampler[int]):
 
 
 class RestOfEpoch:
-    """Batches of what is left of an epoch. Beginning draws no random number that the model would see."""
+    """Batches of what is left of an epoch. To go on within one draws no random number that the model would see.
 
-    def __init__(self, loader: Any) -> None:
+    Args:
+        is_whole: Whether nothing of the epoch is used: then it draws what the trainer's own dataloader would.
+    """
+
+    def __init__(self, loader: Any, is_whole: bool) -> None:
         self._loader = loader
+        self._is_whole = is_whole
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[], enabled=not self._is_whole):
             batches = iter(self._loader)
             first = next(batches, None)
         if first is not None:

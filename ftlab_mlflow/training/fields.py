@@ -33,6 +33,8 @@ _MINIMA = {
     "gradient_accumulation_steps": 1,
     "max_length": 1,
     "lora_r": 1,
+    "early_stopping_patience": 1,
+    "early_stopping_threshold": 0,
 }
 """Below these, the trainer fails late or trains nothing."""
 

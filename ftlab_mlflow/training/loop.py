@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.constants import default_pg_timeout
 
 from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.store import RunStore
@@ -37,7 +36,10 @@ LOOP_TABLE = {
 }
 """What a loop's optimizer and scheduler offer by themselves."""
 
-_STATE_KEYS = {"run_id", "step", "values", "asked", "last_ack_at", "unconfirmed"}
+_RANK_TIMEOUT_S = 1800.0
+"""A rank that does not answer for so long is given up, as in torch's own groups."""
+
+_STATE_KEYS = {"run_id", "step", "values", "asked", "changed", "last_ack_at", "unconfirmed"}
 
 Evaluate = Callable[[], Mapping[str, float]]
 """Evaluates and returns the metrics, for the answer."""
@@ -295,7 +297,7 @@ class LiveLoop:
         tunables, commands, unsupported = self._offer()
         agreement = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            agreement = Agreement(self._rank_sync_steps, default_pg_timeout.total_seconds())
+            agreement = Agreement(self._rank_sync_steps, _RANK_TIMEOUT_S)
             if dist.get_rank() > 0:
                 return Following(tunables, self._host, agreement)
         return LiveTraining(

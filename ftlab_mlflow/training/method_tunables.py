@@ -172,8 +172,8 @@ def _center_rewards_coefficient(trainer: Any) -> Tunable | str:
 def _online_beta(trainer: Any) -> Tunable | str:
     if trainer.beta == 0:
         return "the training was launched with beta 0, so it has no reference model"
-    # RLOO takes the penalty off the rewards when completions are scored; GRPO has no reference for completions
-    # that were made while it was 0.
+    # RLOO takes the penalty off the rewards when completions are scored; GRPO has no reference for those that
+    # were made while it was 0.
     places = [(trainer, "beta"), (trainer.args, "beta")]
     return _number("beta", _LESS_DRIFT, places, 0, generates=trainer)
 
@@ -187,7 +187,7 @@ def _epsilon(trainer: Any) -> Tunable | str:
     places: list[Place] = [(trainer, "epsilon_low"), (args, "epsilon")]
     if args.epsilon_high is None:  # TRL then takes epsilon for both
         both = [(trainer, "epsilon_high"), (args, "epsilon_high")]
-        return _number("epsilon", "Clipping of the probability ratio; sets epsilon_high too.", places + both, 0)
+        return _number("epsilon", "Clipping of the probability ratio; sets epsilon_high.", places + both, 0)
     return _number("epsilon", "Clipping of the probability ratio below 1.", places, 0)
 
 
@@ -220,7 +220,7 @@ def _sampling(name: str, key: str, make: Callable[[Any, list[Place]], Tunable | 
             return "rollout_func makes the completions"
         if key in (args.generation_kwargs or {}):
             return f"generation_kwargs sets {key}"
-        # The dict stands in for what `generate` takes from the model where the config has its default.
+        # TRL lays the dict over the model's own config while it generates.
         config: list[Place] = [(trainer.generation_config, key), (trainer.generation_kwargs, key)]
         return make(trainer, [*config, (trainer, name), (args, name)])
 
@@ -273,7 +273,7 @@ def _max_completion_length(trainer: Any, places: list[Place]) -> Tunable | str:
 
 def _neftune_noise_alpha(trainee: Trainee) -> Tunable | str:
     name, trainer = "neftune_noise_alpha", trainee.trainer
-    # transformers' hook on the embeddings reads it from them; the trainer has it to know that there is a hook.
+    # transformers' hook reads it from the embeddings; the trainer's own only says that there is a hook.
     modules = trainer.model.modules() if trainer is not None else ()
     hooked: list[Place] = [(module, name) for module in modules if name in vars(module)]
     if not hooked:

@@ -115,7 +115,7 @@ METHODS: Mapping[str, Method] = {
         ),
         Method(
             name="reward",
-            help="A reward model: learns to tell the better answer of a pair; grpo and rloo train against it.",
+            help="A reward model: it learns to tell the better answer; grpo and rloo train against it.",
             trainer="trl:RewardTrainer",
             config="trl:RewardConfig",
             columns=(*_PAIRS, ("chosen_ids", "rejected_ids")),

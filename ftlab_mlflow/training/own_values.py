@@ -15,7 +15,7 @@ from ftlab_mlflow.training.tunables import Tunable
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPES: Mapping[type, ParamType] = {bool: "bool", int: "int", float: "float", str: "enum"}
 
-T = TypeVar("T", bool, int, float, str)
+T = TypeVar("T", bound=Scalar)
 
 
 class LiveValue(Generic[T]):

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -31,7 +31,7 @@ from ftlab_mlflow.training.values import error_text
 logger = logging.getLogger("ftlab_mlflow")
 
 KEEP_ALIVE_S = 5.0
-"""Longest silence of a paused leader, until it hears of a signal to another rank; less if the timeout is short."""
+"""How often a paused leader lets all hear of it, and hears of their signals; oftener with a short timeout."""
 _PATIENCE_S = 60.0
 """Seconds after which a rank that waits for the others at the beginning says so."""
 
@@ -122,7 +122,8 @@ class Ranks:
         self._spoke_at = time.monotonic()
         self._lost: str | None = None
         self._diverged: str | None = None
-        with _said_if_it_takes_long():
+        self._group: dist.ProcessGroup | None = None
+        with suppress(RanksLost), _said_if_it_takes_long(), self._line():
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
     # --- the leader ------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ class Ranks:
 
     def close(self) -> None:
         """Gives the group back."""
-        if dist.is_initialized():
+        if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
 
     def _meet(self, what: int = -1, number: int = -1) -> tuple[int, int]:
@@ -211,11 +212,10 @@ class Ranks:
     def _judge(self, what: str, answers: list[tuple[str | None, str]]) -> str | None:
         """What is wrong with the ranks' answers to one call, the same on every rank."""
         errors = {rank: error for rank, (error, _) in enumerate(answers) if error is not None}
-        if len(errors) == len(answers) and len(set(errors.values())) == 1:
-            return errors[0]
         if errors:
-            problem = "; ".join(f"rank {rank}: {error}" for rank, error in errors.items())
-            if what in _SPLITS:
+            same = len(errors) == len(answers) and len(set(errors.values())) == 1
+            problem = errors[0] if same else "; ".join(f"rank {i}: {text}" for i, text in errors.items())
+            if what in _SPLITS and len(errors) < len(answers):
                 self._diverged = f"{what} failed on some ranks only: {problem}"
             return problem
         if len({read for _, read in answers}) > 1:
@@ -303,6 +303,7 @@ class Leader:
 
     def boundary(self, step: int) -> None:
         """An optimizer step is done. At most steps that is all."""
+        self._session.step = step  # a checkpoint between two meetings holds it
         if step >= self._meet_at:
             done, took_s = step - self._left[0], time.monotonic() - self._left[1]
             self._stride = max(1, min(self._sync_steps, int(self._latency_s * done / max(took_s, 1e-6))))
@@ -349,7 +350,7 @@ class Following:
     def begin(self, step: int, saved: Mapping[str, Any]) -> None:
         """Brings into force what the leader finds in its checkpoint and in the run's history."""
         self.signals.install()
-        self._meet_at = self._ranks.follow()
+        self.boundary(step)
 
     def running(self) -> None:
         """A step begins."""

@@ -1,4 +1,4 @@
-"""What rewards a model's answers in GRPO and RLOO: functions and models that the config names, checked early."""
+"""What rewards a model's answers in GRPO and RLOO: functions and models that the config names."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ def load_rewards(config: TrainConfig, columns: Iterable[str]) -> list[Reward]:
     Raises:
         ConfigError: A function cannot be imported or called, or the folder of a model does not exist.
     """
-    rewards: list[Reward] = []
     model = config.script.reward_model_name_or_path
-    if model:
-        if is_path(model) and not Path(model).expanduser().exists():
-            raise ConfigError(f"reward_model_name_or_path: there is no folder {model}")
-        rewards.append(model)
+    if model and is_path(model) and not Path(model).expanduser().exists():
+        raise ConfigError(f"reward_model_name_or_path: there is no folder {model}")
+    return [*([model] if model else []), *load_functions(config, columns)]
+
+
+def load_functions(config: TrainConfig, columns: Iterable[str]) -> list[Callable[..., Any]]:
+    """The reward functions alone, as `load_rewards`."""
+    functions = []
     for name in config.script.reward_funcs or []:
-        function = _from_trl(name) or _imported(name)
-        _check_signature(function, name, columns)
-        rewards.append(function)
-    return rewards
+        functions.append(_from_trl(name) or _imported(name))
+        _check_signature(functions[-1], name, columns)
+    return functions
 
 
 def _from_trl(name: str) -> Callable[..., Any] | None:

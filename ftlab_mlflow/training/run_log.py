@@ -13,6 +13,7 @@ from transformers.integrations import MLflowCallback
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
+from ftlab_mlflow.control.tags import LIVE_METRIC_PREFIX
 from ftlab_mlflow.errors import ConfigError, RunNotFound, StoreError
 from ftlab_mlflow.plugin import RunContext
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS
@@ -36,7 +37,7 @@ class RunLog:
     one is started in the experiment that MLflow's environment variables name, or in ``ftlab``.
 
     Args:
-        parent: Start a run that is a child of this one, next to it.
+        parent: Start a run that is a child of this one, in the same experiment.
         run_id: The run to join, instead of ``MLFLOW_RUN_ID``.
 
     Attributes:
@@ -78,6 +79,7 @@ class RunLog:
                 experiment_id=parent._experiment_id if parent else None,
                 run_name=run_name,
                 nested=parent is not None,
+                parent_run_id=parent.run_id if parent else None,
                 log_system_metrics=_wants_system_metrics(),
             )
             if joined:  # MLflow asks its context providers only about runs that it starts here
@@ -133,7 +135,8 @@ class ParameterLog(MLflowCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._logged: dict[str, int] = {}
+        self._before: dict[str, set[int]] = {}
+        self._last: dict[str, int] = {}
         self._step = 0
 
     def setup(self, args: Any, state: Any, model: Any) -> None:
@@ -147,8 +150,8 @@ class ParameterLog(MLflowCallback):
         super().setup(new_args, state, model)
         self._step = state.global_step
         if run is not None and self._step > 0:
-            self._logged = _last_steps(run)
-            if self._logged:  # else it is a new run, from another run's checkpoint
+            self._before = _logged_steps(run)
+            if self._before:  # else it is a new run, from another run's checkpoint
                 self._log_missing(state.log_history)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -166,19 +169,24 @@ class ParameterLog(MLflowCallback):
 
     def _look_at(self, step: int) -> None:
         if step < self._step:
-            self._logged.clear()
+            self._before.clear()
+            self._last.clear()
         self._step = step
 
     def _new(self, logs: Mapping[str, Any], step: int) -> dict[str, Any]:
-        new = {key: value for key, value in logs.items() if step > self._logged.get(_sanitized(key), -1)}
-        self._logged |= {_sanitized(key): step for key in new}
+        new = {key: value for key, value in logs.items() if self._is_new(_sanitized(key), step)}
+        self._last |= {_sanitized(key): step for key in new}
         return new
+
+    def _is_new(self, key: str, step: int) -> bool:
+        return step > self._last.get(key, -1) and step not in self._before.get(key, ())
 
     def _log_missing(self, history: list[dict[str, Any]]) -> None:
         for entry in history:
             new = self._new({k: v for k, v in entry.items() if k != "step"}, entry["step"])
             numbers = {_sanitized(k): v for k, v in new.items() if isinstance(v, int | float)}
-            self._ml_flow.log_metrics(numbers, step=entry["step"], synchronous=False)
+            if numbers:
+                self._ml_flow.log_metrics(numbers, step=entry["step"], synchronous=False)
 
 
 def _sanitized(key: str) -> str:
@@ -186,25 +194,29 @@ def _sanitized(key: str) -> str:
     return re.sub(r"[^0-9A-Za-z_\-\.\ :/]", "_", key)
 
 
-def _last_steps(run: Any) -> dict[str, int]:
-    """The last logged step by metric. What was logged before the run's last rollback does not count."""
+def _logged_steps(run: Any) -> dict[str, set[int]]:
+    """The logged steps by metric, without those that a rollback has undone.
+
+    All of them, not the last: MLflow delivers in several threads, so a killed process may lack any.
+    """
     from mlflow import MlflowClient
 
-    done = Ledger.read(run.data.tags).entries
     rollbacks = [
-        entry.ack.at.timestamp() * 1000
-        for entry in done
+        (entry.ack.at.timestamp() * 1000, entry.ack.step)
+        for entry in Ledger.read(run.data.tags).entries
         if entry.ack and entry.ack.status == "applied" and entry.update and entry.update.command == "rollback"
     ]
-    since = max(rollbacks, default=0.0)
-    last = {}
-    for metric in run.to_proto().data.metrics:  # the entity itself tells values only
-        if metric.timestamp > since:
-            last[metric.key] = metric.step
-        else:
-            history = MlflowClient().get_metric_history(run.info.run_id, metric.key)
-            last[metric.key] = max((m.step for m in history if m.timestamp > since), default=-1)
-    return last
+    steps = {}
+    for key in run.data.metrics:
+        if key.startswith((LIVE_METRIC_PREFIX, "system/")):
+            continue  # not from the trainer's log
+        history = MlflowClient().get_metric_history(run.info.run_id, key)
+        steps[key] = {
+            metric.step
+            for metric in history
+            if not any(metric.timestamp <= at and metric.step > to for at, to in rollbacks)
+        }
+    return steps
 
 
 class _Without:

@@ -45,7 +45,6 @@ class _Counts:
 
     samples: int = 0
     tokens: int | torch.Tensor = 0
-    has_tokens: bool = True
     nonfinite: int | torch.Tensor = 0
 
 
@@ -79,6 +78,7 @@ class RunNumbers(TrainerCallback):
         self._counts = _Counts()
         self._step_is_bad: bool | torch.Tensor = False
         self._samples = 0  # of all ranks, in this training
+        self._is_countable = self._has_tokens = True
         # What the checkpoint remembers of the run, if this is a resume.
         earlier = [entry["nonfinite_steps"] for entry in state.log_history if "nonfinite_steps" in entry]
         self._nonfinite = int(earlier[-1]) if earlier else 0
@@ -104,7 +104,7 @@ class RunNumbers(TrainerCallback):
         is_last = "train_runtime" in logs
         if is_last or "loss" in logs:  # transformers logs these on all ranks
             added = self._training_numbers(state)
-            if is_last and logs["train_runtime"] and "train_samples_per_second" in logs:
+            if is_last and self._is_countable and logs["train_runtime"]:
                 # transformers takes the launch's batch size for that of all steps.
                 added["train_samples_per_second"] = round(self._samples / logs["train_runtime"], 3)
         elif self._take_best(logs, state.global_step) and self._best:
@@ -122,12 +122,11 @@ class RunNumbers(TrainerCallback):
 
     def consumes(self, inputs: Any) -> None:
         """A batch goes into the training's loss."""
-        tokens = tokens_of(inputs)
-        self._counts.samples += samples_of(inputs) // self._rows_a_sample
-        if tokens is None:
-            self._counts.has_tokens = False
-        else:
-            self._counts.tokens = self._counts.tokens + tokens
+        samples, tokens = samples_of(inputs), tokens_of(inputs)
+        self._is_countable &= samples is not None
+        self._has_tokens &= tokens is not None
+        self._counts.samples += (samples or 0) // self._rows_a_sample
+        self._counts.tokens = self._counts.tokens + (0 if tokens is None else tokens)
 
     def saw(self, value: float | torch.Tensor | None) -> None:
         """A loss or a gradient norm of the step in progress. Nothing waits for the device."""
@@ -153,8 +152,9 @@ class RunNumbers(TrainerCallback):
         if lap.seconds > 0:
             numbers["step_time_s"] = lap.step_time
             numbers["eta_s"] = self.pace.eta(lap, state.max_steps - state.global_step)
-            numbers["samples_per_second"] = lap.rate(samples)
-            if counts.has_tokens:
+            if self._is_countable:
+                numbers["samples_per_second"] = lap.rate(samples)
+            if self._has_tokens:
                 numbers["tokens_per_second"] = lap.rate(tokens)
         return numbers
 
@@ -233,16 +233,23 @@ def _best_metric(args: Any) -> tuple[str, bool]:
     return name, not name.endswith("loss") if is_greater_better is None else is_greater_better
 
 
-def samples_of(inputs: Any) -> int:
-    """Rows of a batch; where a collator joins sequences into one row (padding-free), sequences."""
+def samples_of(inputs: Any) -> int | None:
+    """Rows of a batch; where a collator joins sequences into one row (padding-free), sequences.
+
+    None for what is no mapping with tensors in it.
+    """
+    if not isinstance(inputs, Mapping):
+        return None
     if "cu_seq_lens_q" in inputs:
         return len(inputs["cu_seq_lens_q"]) - 1
     sizes = [len(value) for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim]
-    return sizes[0] if sizes else 0
+    return sizes[0] if sizes else None
 
 
-def tokens_of(inputs: Mapping[str, Any]) -> int | torch.Tensor | None:
+def tokens_of(inputs: Any) -> int | torch.Tensor | None:
     """Tokens of a batch without its padding, on the device of the batch; None if they cannot be told."""
+    if not isinstance(inputs, Mapping):
+        return None
     for names in _TOKEN_MASKS:
         masks = [inputs[name] for name in names if isinstance(inputs.get(name), torch.Tensor)]
         if len(masks) == len(names) and all(mask.ndim == 2 for mask in masks):

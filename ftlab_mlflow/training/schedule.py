@@ -203,10 +203,9 @@ class LiveSchedule:
         """Whether the scheduler knows a rate for any time, not only for whole steps."""
         if not isinstance(self._scheduler, LambdaLR):
             return False
+        formulas: list[Any] = self._scheduler.lr_lambdas
         try:
-            return all(
-                math.isfinite(rate(self._scheduler.last_epoch + 0.5)) for rate in self._scheduler.lr_lambdas
-            )
+            return all(math.isfinite(rate(self._scheduler.last_epoch + 0.5)) for rate in formulas)
         except (TypeError, ValueError, LookupError):  # such as a list of rates, by step
             return False
 

@@ -10,11 +10,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from accelerate.utils import broadcast_object_list
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import MLflowCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -61,6 +62,24 @@ class Outcome:
     def exit_code(self) -> int:
         """0, or 128 and the number of the signal, as a shell reports it."""
         return 128 + self.signal if self.signal else 0
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        loss = f", loss {self.metrics['loss']:.4g}" if "loss" in self.metrics else ""
+        kept = f"the model is in {self.saved}" if self.saved else "no model was saved"
+        return f"{self.state.capitalize()} at step {self.step}{loss}; {kept}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The outcome as JSON has it."""
+        return {
+            "run_id": self.run_id,
+            "state": self.state,
+            "step": self.step,
+            "metrics": self.metrics,
+            "output_dir": self.output_dir,
+            "saved": self.saved,
+        }
 
 
 class Training:
@@ -111,12 +130,15 @@ class Training:
 
     def _train(self, data: Data, rewards: list[Reward]) -> Outcome:
         config, settings, args = self._config, self._config.settings, self._config.training
+        _agree(args)
         received: signal.Signals | None = None
         with ExitStack() as until_live_control:
-            until_live_control.enter_context(_sigterm_unwinds())
+            until_live_control.enter_context(sigterm_unwinds())
             trainer = self._trainer(data, rewards)
             trainer.add_callback(_AtTrainBegin(until_live_control.close))
-            control = attach(trainer, settings.poll_interval, settings.limits)
+            control = attach(
+                trainer, settings.poll_interval, settings.limits, rank_sync_steps=settings.rank_sync_steps
+            )
             if self.log is not None:
                 self._announce(self.log, trainer)
                 if args.resume_from_checkpoint:
@@ -129,11 +151,11 @@ class Training:
                 if error.code != 128 + signal.SIGTERM:
                     raise
                 received = signal.SIGTERM
-        # On several ranks live control is off and knows no outcome.
+        # Live control knows no outcome where it is off: with several ranks that it does not drive.
         state: State = "stopped" if received else control.outcome or "finished"
         saved: str | None = None
         if received is None and self._wants_model(state):
-            with _sigterm_unwinds():
+            with sigterm_unwinds():
                 trainer.save_model(args.output_dir)
                 saved = args.output_dir
                 if args.push_to_hub:
@@ -180,6 +202,9 @@ class Training:
         trainer.remove_callback(MLflowCallback)
         trainer.add_callback(ParameterLog)
         trainer.add_callback(RunNumbers())
+        stopping = config.early_stopping
+        if stopping.early_stopping_patience is not None:
+            trainer.add_callback(EarlyStoppingCallback(**asdict(stopping)))
         return trainer
 
     def _go_on_from(self, resumed: Resumption) -> None:
@@ -239,6 +264,14 @@ class Training:
         return bool(stops[-1].args.get("save", True)) if stops else True
 
 
+def _agree(args: Any) -> None:
+    """The first process has the run, and from it the folders: the others take them from it."""
+    if args.world_size > 1:
+        folders = [args.output_dir, args.resume_from_checkpoint]
+        broadcast_object_list(folders)
+        args.output_dir, args.resume_from_checkpoint = folders
+
+
 def _last_metrics(trainer: Any) -> dict[str, float]:
     """The last value of everything that was logged, as JSON can hold it."""
     last: dict[str, float] = {}
@@ -259,8 +292,8 @@ class _AtTrainBegin(TrainerCallback):
 
 
 @contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM becomes an exception that ends the run; while training, live control handles the signal."""
+def sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM becomes ``SystemExit``, which ends the run; while training, live control handles the signal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerState
 
 from ftlab_mlflow.errors import CheckpointError
 from ftlab_mlflow.training.batching import LiveBatches, saved_control
-from ftlab_mlflow.training.checkpoints import holds_only_model, last_whole, problem, set_aside
+from ftlab_mlflow.training.checkpoints import holds_only_model, problem, set_aside, step_of
 
 _STATE = (
     "global_step",
@@ -98,19 +98,15 @@ class TrainerHost:
         path = self._checkpoint_to_load(checkpoint)
         state = TrainerState.load_from_json(str(path / TRAINER_STATE_NAME))
         saved = saved_control(state)
-        if "batches" not in saved:
-            raise CheckpointError(f"{path.name} was written without live control, or by an older version")
+        counters = self._stopping_counters(state)
         trainer._load_from_checkpoint(str(path))
         trainer._load_optimizer_and_scheduler(str(path))
         trainer._load_scaler(str(path))
         for name in _STATE:
             setattr(trainer.state, name, getattr(state, name))
         trainer.current_flos = 0
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, EarlyStoppingCallback):
-                stored = state.stateful_callbacks[type(callback).__name__]
-                counter = "early_stopping_patience_counter"
-                setattr(callback, counter, stored["attributes"][counter])
+        for callback, counter in counters:
+            callback.early_stopping_patience_counter = counter
         batches.go_back(str(path), saved["batches"])
         if trainer.args.should_save:
             set_aside(path.parent, state.global_step)
@@ -118,19 +114,46 @@ class TrainerHost:
 
     def _checkpoint_to_load(self, name: str | None) -> Path:
         folder = Path(self._trainer._get_output_dir(getattr(self._trainer, "_trial", None)))
+        there = sorted(folder.glob("checkpoint-*"), key=lambda path: step_of(path) or 0, reverse=True)
         if name is None:
-            path = last_whole(folder)
+            path = next((path for path in there if self._problem(path) is None), None)
             if path is None:
-                raise CheckpointError(f"there is no whole checkpoint in {folder}")
-        else:
-            path = folder / Path(name).name
-            reason = problem(path)
-            if reason:
-                there = ", ".join(sorted(p.name for p in folder.glob("checkpoint-*"))) or "none"
-                raise CheckpointError(f"{name} cannot be loaded: {reason}; there are: {there}")
-        if holds_only_model(path):
-            raise CheckpointError(f"{path.name} holds only the model (save_only_model)")
+                raise CheckpointError(f"there is no whole checkpoint of this training in {folder}")
+            return path
+        path = folder / Path(name).name
+        if reason := self._problem(path):
+            names = ", ".join(path.name for path in there) or "none"
+            raise CheckpointError(f"{name} cannot be loaded: {reason}; there are: {names}")
         return path
+
+    def _problem(self, path: Path) -> str | None:
+        """Why the training cannot go back to a checkpoint."""
+        if reason := problem(path):
+            return reason
+        if holds_only_model(path):
+            return "it holds only the model (save_only_model)"
+        state = TrainerState.load_from_json(str(path / TRAINER_STATE_NAME))
+        batches = saved_control(state).get("batches")
+        if batches is None:
+            return "it was written without live control, or by an older version"
+        assert self._batches is not None
+        if batches.get("training") != self._batches.training or state.global_step > self._batches.step:
+            return "it is of another training"
+        return None
+
+    def _stopping_counters(self, state: TrainerState) -> list[tuple[EarlyStoppingCallback, int]]:
+        """How long each early stopping had waited at a checkpoint."""
+        callbacks = self._trainer.callback_handler.callbacks
+        stoppers = [callback for callback in callbacks if isinstance(callback, EarlyStoppingCallback)]
+        found = []
+        for kind in {type(callback) for callback in stoppers}:
+            mine = [callback for callback in stoppers if type(callback) is kind]
+            stored = state.stateful_callbacks.get(kind.__name__, [])
+            # Of several, transformers adds all states to those before, at every checkpoint.
+            stored = stored[-len(mine) :] if isinstance(stored, list) else [stored]
+            for callback, its in zip(mine, stored, strict=False):
+                found.append((callback, its["attributes"]["early_stopping_patience_counter"]))
+        return found
 
     def stop(self) -> None:
         """Makes this step the last one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,9 +12,11 @@ from ftlab_mlflow.control.surface import Param, ParamType
 from ftlab_mlflow.control.wire import Scalar, is_finite
 from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.training.batch_tunables import BATCH_TABLE
-from ftlab_mlflow.training.batching import LiveBatches
 from ftlab_mlflow.training.method_tunables import METHOD_TABLE
 from ftlab_mlflow.training.schedule import LiveSchedule
+
+if TYPE_CHECKING:
+    from ftlab_mlflow.training.batching import LiveBatches  # it loads transformers, a plain loop does not
 
 
 def _no_check(proposed: Mapping[str, Scalar]) -> str | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from ftlab_mlflow.control.surface import Param, same_value
+from ftlab_mlflow.control.surface import Param
 from ftlab_mlflow.control.wire import Scalar, is_finite
 from ftlab_mlflow.errors import FTLabError
 from ftlab_mlflow.training.tunables import Tunable
@@ -24,7 +26,8 @@ class Values:
     def __init__(self, tunables: Mapping[str, Tunable]) -> None:
         self._tunables = tunables
         self._asked: dict[str, Scalar] = {name: t.asked for name, t in tunables.items()}
-        self._changed: set[str] = set()
+        # What was changed, and the how-manieth change it was that did so last.
+        self._changed: dict[str, int] = {}
 
     def params(self) -> dict[str, Param]:
         """What can be changed now, read from where the trainer uses it."""
@@ -69,8 +72,9 @@ class Values:
             for tunable, state in reversed(captured):
                 tunable.restore(state)
             return {}, {current: error_text(error)}
-        self._asked |= {t.name: values[t.name] for t in chosen}
-        self._changed |= {t.name for t in chosen}
+        count = max(self._changed.values(), default=0) + 1
+        self._asked |= {name: values[name] for name in changes}
+        self._changed |= dict.fromkeys(changes, count)
         return changes, {}
 
     def as_metric(self, name: str, value: Scalar) -> float:
@@ -82,17 +86,17 @@ class Values:
 
     def saved(self) -> dict[str, Any]:
         """What a checkpoint must hold, as JSON values."""
-        changed = sorted(self._changed)
         return {
-            "values": {name: (self._tunables[name].save or self._tunables[name].read)() for name in changed},
-            "asked": {name: self._asked[name] for name in changed},
+            "values": {n: (self._tunables[n].save or self._tunables[n].read)() for n in self._changed},
+            "asked": {name: self._asked[name] for name in self._changed},
+            "changed": dict(self._changed),
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Brings back what `saved` gave, when training resumes from that checkpoint."""
         self._load(saved)
-        for name in self._tunables.keys() & saved.get("values", {}):
-            self._changed.add(name)
+        for name in self._tunables.keys() & saved.get("changed", {}):
+            self._changed[name] = saved["changed"][name]
             self._asked[name] = saved["asked"][name]
 
     def keep(self, saved: Mapping[str, Any]) -> dict[str, str]:
@@ -104,13 +108,12 @@ class Values:
         # All states first: two parameters may share one (the rate and its schedule), and it must not undo
         # what is asked of the other one afterwards.
         self._load(saved)
-        then = saved.get("asked", {})
-        later = {
-            name: self._asked[name]
-            for name in self._changed | (self._tunables.keys() & then)
-            if not (name in then and same_value(self._asked[name], then[name]))
-        }
-        _, errors = self.apply({name: value for name, value in later.items() if self.can_have(name, value)})
+        then = max(saved.get("changed", {}).values(), default=0)
+        since = sorted((count, name) for name, count in self._changed.items() if count > then)
+        errors: dict[str, str] = {}
+        for _, group in groupby(since, key=itemgetter(0)):  # in the order in which they were asked for
+            asked = {name: self._asked[name] for _, name in group}
+            errors |= self.apply({n: value for n, value in asked.items() if self.can_have(n, value)})[1]
         return errors
 
     def _load(self, saved: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from ftlab_mlflow.control.messages import State, Status
 from ftlab_mlflow.control.store import RunStore
 from ftlab_mlflow.control.tags import STATUS
 from ftlab_mlflow.control.wire import new_id, utc_now
-from ftlab_mlflow.errors import MessageError, RanksDiverged
+from ftlab_mlflow.errors import MessageError, RanksDiverged, RanksLost
 from ftlab_mlflow.training.listener import Listener
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
 from ftlab_mlflow.training.ranks import Agreement, EveryHost, Hand, Leader, Ranks, on_every_rank
@@ -123,17 +123,20 @@ class LiveTraining:
         """
         if saved and saved["run_id"] != self.run_id:
             # A checkpoint of another run: its values go on here, its answers belong there.
-            saved = {key: saved[key] for key in ("values", "asked")}
+            saved = {key: saved[key] for key in ("values", "asked", "changed")}
         run_tags = self._listener.read_first()
         ledger = None if run_tags is None else Ledger.read(run_tags)
         if ledger and ledger.last_ack_at and step == 0 and _is_finished(run_tags):
             # Not resumed: the next training of the same run, which was told nothing yet.
             saved = {"last_ack_at": ledger.last_ack_at.isoformat()}
-        with self._leader.meeting() if self._leader else nullcontext():
-            self.session.begin(step, saved, ledger)
-            self._listener.start(self.session, self.session.surface().params, run_tags)
-            self.signals.install()
-            self.session.boundary(step)
+        try:
+            with self._leader.meeting() if self._leader else nullcontext():
+                self.session.begin(step, saved, ledger)
+                self._listener.start(self.session, self.session.surface().params, run_tags)
+                self.signals.install()
+                self.session.boundary(step)
+        except RanksLost as error:
+            logger.error("Live control is off; training goes on: %s", error)
 
     def boundary(self, step: int) -> None:
         """An optimizer step is done.

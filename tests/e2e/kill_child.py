@@ -1,9 +1,9 @@
 """`ftlab train` in processes that kill themselves (-9) at a chosen point. What imports cost is paid once.
 
-Reads one JSON object a line: ``{"folder", "uri", "ranks", "arguments", "kill": [point, step], "tell": {id: text}}``.
-Each is a fork of this process that runs the command line in its folder; the answer is a line with its exit codes.
-In its folder it leaves ``output``, and ``steps``: one JSON object for each optimizer step with the ids of its
-samples (their first tokens) and its learning rate.
+Reads one JSON object a line: ``{"folder", "uri", "arguments", "kill": [point, step], "tell": {id: text},
+"ranks"}``. Each is a fork of this process that runs the command line in its folder; the answer is a line with
+its exit codes. In its folder it leaves ``output``, and ``steps``: one JSON object for each optimizer step
+with the ids of its samples (their first tokens) and its learning rate.
 """
 
 from __future__ import annotations
@@ -82,14 +82,16 @@ class Notes(TrainerCallback):
 class Told(train.Training):
     """A training that is told things from its beginning, and is noted down."""
 
-    kill: tuple[str, int] = ("", 0)
-    tell: dict[str, str] = {}
+    kill: tuple[str, int]
+    tell: dict[str, str]
 
     def _trainer(self, *args: Any) -> Any:
         trainer = super()._trainer(*args)
         trainer.add_callback(Notes(trainer, self.kill))
         if self.log is not None:
-            self.log.store.write(self.log.run_id, {f"ftlab.update.{i}": text for i, text in self.tell.items()})
+            self.log.store.write(
+                self.log.run_id, {f"ftlab.update.{i}": text for i, text in self.tell.items()}
+            )
             point, step = self.kill
             if point in POINTS:
                 POINTS[point](trainer, self.log, step)

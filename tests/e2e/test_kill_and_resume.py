@@ -1,4 +1,4 @@
-"""`ftlab train sft` killed with -9 and resumed with `--resume`: the same training as one that was never killed."""
+"""`ftlab train sft` killed with -9 and resumed with `--resume`: the same training as one never killed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,27 @@ from ftlab_mlflow.training.checkpoints import ASIDE
 
 STEPS, SAVED, ROWS, BATCH = 24, 4, 20, 4
 """Five steps an epoch, so that most checkpoints lie in the middle of one."""
-ARGUMENTS = (
-    "--model ./model --data data.jsonl --max_steps 24 --save_steps 4 --per_device_train_batch_size 2 "
-    "--gradient_accumulation_steps 2 --logging_steps 1 --eval_strategy no --learning_rate 1e-2 --weight_decay 0.1 "
-    "--lr_scheduler_type cosine --warmup_steps 2 --max_length 16 --poll_interval 0.02 --disable_tqdm true "
-    "--gradient_checkpointing false --use_cpu true --output_dir out"
-).split()
+OPTIONS = {
+    "model": "./model",
+    "data": "data.jsonl",
+    "output_dir": "out",
+    "max_steps": STEPS,
+    "save_steps": SAVED,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "logging_steps": 1,
+    "eval_strategy": "no",
+    "learning_rate": 1e-2,
+    "weight_decay": 0.1,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+    "max_length": 16,
+    "poll_interval": 0.02,
+    "disable_tqdm": True,
+    "gradient_checkpointing": False,
+    "use_cpu": True,
+}
+ARGUMENTS = [word for name, value in OPTIONS.items() for word in (f"--{name}", str(value))]
 
 
 def request(**fields: Any) -> str:
@@ -48,7 +63,7 @@ TOLD = {"early": EARLY, "late": LATE}
 
 @dataclass
 class Lab:
-    """One folder with a model, data and MLflow; `play` runs a command line there, `kill` says where it dies."""
+    """One folder with a model, data and MLflow; `play` runs a command line there. `kill` is where it dies."""
 
     folder: Path
     uri: str
@@ -150,7 +165,9 @@ def write_model(folder: Path) -> None:
         eos_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    words = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28))])}
+    words = {
+        word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28))])
+    }
     inner = Tokenizer(WordLevel(words, unk_token="<unk>"))
     PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
@@ -173,7 +190,7 @@ def whole_from_8(new_lab: Callable[[], Lab]) -> Lab:
     return lab
 
 
-def assert_same(lab: Lab, whole: Lab) -> None:
+def assert_same(lab: Lab, whole: Lab, acks: dict[str, Ack] | None = None) -> None:
     """The same samples, rates and weights, and a run that looks as if nothing had happened."""
     assert lab.steps() == whole.steps()
     weights, expected = lab.weights(), whole.weights()
@@ -187,11 +204,12 @@ def assert_same(lab: Lab, whole: Lab) -> None:
         assert set(steps) == {step for step, _ in all_metrics[key]} or key.startswith("live/")
     run = lab.store.get(lab.run_id)
     assert (run.status, Status.decode(run.tags[tags.STATUS]).state) == ("FINISHED", "finished")
-    assert {i: ack.status for i, ack in lab.acks().items()} == {"early": "applied", "late": "applied"}
+    answers = {i: ack.status for i, ack in (acks or lab.acks()).items()}
+    assert answers == {"early": "applied", "late": "applied"}
 
 
 def test_the_training_that_is_never_killed(whole: Lab) -> None:
-    """The oracle itself: every epoch uses each sample once, and the requests are applied where they should."""
+    """The oracle itself: every epoch uses each sample once, and requests are applied where they should."""
     steps = whole.steps()
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     per_epoch = ROWS // BATCH
@@ -203,18 +221,112 @@ def test_the_training_that_is_never_killed(whole: Lab) -> None:
     assert [step for step, _ in whole.metrics()["loss"]] == list(range(1, STEPS + 1))
 
 
+KILLS: dict[str, tuple[str, int]] = {
+    "before the request is applied": ("boundary", 10),
+    "between apply and answer": ("answer", 10),
+    "in the middle of a checkpoint": ("optimizer", 16),
+}
+SLOW_KILLS: dict[str, tuple[str, int]] = {
+    "in the middle of a step": ("forward", 7),
+    "with the gradient of a step": ("gradient", 13),
+    "at the end of an epoch": ("boundary", 15),
+    "right after a checkpoint": ("forward", 5),
+    "while a step is logged": ("log", 14),
+    "a checkpoint with weights only": ("weights", 16),
+    "a checkpoint without random state": ("random", 16),
+    "a checkpoint with half of its last file": ("state", 16),
+    "the last checkpoint is written, the model is not": ("model", 24),
+}
+
+
 @pytest.mark.parametrize(
-    "kill",
-    [
-        pytest.param(("forward", 5), id="first half of a step, right after a checkpoint"),
-        pytest.param(("boundary", 10), id="before the request is applied"),
-        pytest.param(("answer", 10), id="between apply and answer"),
-    ],
+    "point",
+    [*KILLS, *(pytest.param(point, marks=pytest.mark.slow) for point in SLOW_KILLS)],
 )
-def test_killed_and_resumed(new_lab: Callable[[], Lab], whole: Lab, kill: tuple[str, int]) -> None:
+def test_killed_and_resumed(new_lab: Callable[[], Lab], whole: Lab, point: str) -> None:
+    kill = (KILLS | SLOW_KILLS)[point]
     lab = new_lab()
     lab.launch(kill=kill)
-    status = lab.store.get(lab.run_id)
-    assert status.status == "RUNNING"
+    died = lab.store.get(lab.run_id)
+    assert died.status == "RUNNING"
+    is_half_written = (lab.folder / "out" / "checkpoint-16").exists()
     lab.resume()
     assert_same(lab, whole)
+    assert ("Skipped the checkpoint" in lab.output) == is_half_written
+    assert (lab.folder / "out" / ASIDE).exists() == is_half_written
+    # A request that is applied twice is acknowledged once, and was not in force before its step.
+    assert {i: ack.step for i, ack in lab.acks().items()} == {"early": 3, "late": 10}
+
+
+def test_killed_after_the_answer_before_the_next_checkpoint(
+    new_lab: Callable[[], Lab], whole_from_8: Lab
+) -> None:
+    """What was asked for is in force from the checkpoint on; commands for the dead process do nothing."""
+    lab = new_lab()
+    lab.launch(kill=("answered", 11))
+    assert {i: ack.step for i, ack in lab.acks().items()} == {"early": 3, "late": 10}
+    commands = {"stop": request(command="stop"), "back": request(command="rollback")}
+    lab.store.write(lab.run_id, {tags.UPDATE_PREFIX + i: text for i, text in commands.items()})
+    lab.resume()
+    acks = lab.acks()
+    assert {acks[i].code for i in commands} == {"expired"}
+    for i in commands:
+        del acks[i]
+    assert_same(lab, whole_from_8, acks)
+    assert "learning_rate 0.004, asked for at step 10 by alice, wins over 0.01 of the launch" in lab.output
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(new_lab: Callable[[], Lab], whole: Lab) -> None:
+    lab = new_lab()
+    lab.launch(kill=("forward", 6))
+    lab.resume(kill=("optimizer", 8))
+    lab.resume(kill=("answer", 10))
+    lab.resume(lab.run_id[:9], kill=("gradient", 24))
+    lab.resume(lab.run_id)
+    assert_same(lab, whole)
+
+
+def test_other_arguments(new_lab: Callable[[], Lab], whole: Lab) -> None:
+    """A value given now wins over what the run was told; a file counts where it differs from the launch."""
+    lab = new_lab()
+    lab.launch(kill=("forward", 14))
+    (lab.folder / "now.yaml").write_text("learning_rate: 1.0e-2\nlogging_steps: 2\nsave_steps: 6\n")
+    lab.resume("--config", "now.yaml", "--weight_decay", "0.2", "--save_total_limit", "2")
+    steps, expected = lab.steps(), whole.steps()
+    assert [line["ids"] for line in steps] == [line["ids"] for line in expected]
+    assert [line["rate"] for line in steps] == [line["rate"] for line in expected], (
+        "the file said nothing new"
+    )
+    entries = Ledger.read(lab.store.get(lab.run_id).tags).entries
+    asked = [e.update.set for e in entries if e.update and e.update.reason == "given on resume"]
+    assert asked == [{"logging_steps": 2}, {"save_steps": 6}, {"weight_decay": 0.2}]
+    assert {step for step, _ in lab.metrics()["loss"]} - {13} == {*range(1, 13), 14, 16, 18, 20, 22, 24}
+    assert {path.name for path in (lab.folder / "out").glob("checkpoint-*")} == {
+        "checkpoint-18",
+        "checkpoint-24",
+    }
+    for line in (
+        "weight_decay 0.2, given now (asked for as a live change), wins over 0.3, asked for at step 3",
+        "logging_steps 2, given now (asked for as a live change), wins over 1",
+        "save_total_limit 2, given now (as an argument), wins over the default",
+        "learning_rate 0.004, asked for at step 10 by alice, wins over 0.01 of the launch",
+    ):
+        assert line in lab.output
+
+
+def test_what_cannot_be_resumed(new_lab: Callable[[], Lab], whole: Lab) -> None:
+    assert whole.play("train", "sft", "--resume", whole.run_id) == 2
+    assert "is finished at step 24: to train its model further, start anew" in whole.output
+    lab = new_lab()
+    assert lab.play("train", "sft", "--resume") == 2
+    assert "there is no sft run in this experiment" in lab.output
+    lab.launch(kill=("boundary", 3))
+    assert lab.play("train", "sft", "--resume") == 2
+    assert f"run {lab.run_id[:8]} " in lab.output
+    assert "has no whole checkpoint in" in lab.output
+    assert lab.store.get(lab.run_id).status == "RUNNING", "nothing was touched"
+    assert lab.play("train", "dpo", "--resume", lab.run_id) == 2
+    assert "is a sft run: resume it with `ftlab train sft --resume" in lab.output
+    assert lab.play("train", "sft", "--resume", "nobody") == 1
+    assert "no run has the id, id prefix or name nobody" in lab.output

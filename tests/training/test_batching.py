@@ -1,5 +1,6 @@
 """Live batch size, accumulation and number of steps, against a plain PyTorch loop that counts for itself."""
 
+import json
 import math
 import tempfile
 from dataclasses import dataclass, field
@@ -143,7 +144,8 @@ class Plan:
         if self.warm_end is not None:
             self.warm_end = self.step + (self.warm_end - self.step) * (self.total - self.step) / left
         if "warmup_steps" in change:
-            if self.time >= self.warmup or not self.step < change["warmup_steps"] <= self.total:
+            never = not self.warmup < self.launched
+            if never or self.time >= self.warmup or not self.step < change["warmup_steps"] <= self.total:
                 return False
             self.warm_end = change["warmup_steps"]
         return True
@@ -169,7 +171,7 @@ class Plan:
             self._tick(length - part, at + part)
 
     def _shape(self, time: float) -> float:
-        if time < self.warmup:
+        if time < self.warmup or self.launched <= self.warmup:
             return time / self.warmup
         return max(0.0, (self.launched - time) / (self.launched - self.warmup))
 
@@ -301,3 +303,182 @@ def test_any_sequence_of_changes_is_what_the_plain_loop_does(
     training: tuple[Plan, dict[int, list[Change]], dict[str, Any]],
 ) -> None:
     check(*training)
+
+
+def test_what_follows_the_steps_and_what_follows_the_epochs(tmp_path: Path) -> None:
+    """Evaluations, checkpoints and the progress bar, after changes in the middle of an epoch."""
+    lab, rows = Lab(tmp_path), 20
+    changes: dict[int, list[Change]] = {
+        2: [{"per_device_train_batch_size": 3}],
+        5: [{"gradient_accumulation_steps": 2}],
+    }
+    options = {"per_device_train_batch_size": 4, "max_steps": -1, "num_train_epochs": 2}
+    plan = Plan(rows, 4, 1, 2, None)
+    for i in range(1, 6):
+        plan.advance()
+        for change in changes.get(i, ()):
+            plan.change(change)
+    bar = ProgressCallback()
+    for step, asked in changes.items():
+        lab.tell(step, f"r{step}", set=asked[0])
+    model = Watched(rows)
+    diary = Diary(model)
+    totals: list[tuple[int, int]] = []
+
+    class Reader(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            totals.append((bar.training_bar.n, bar.training_bar.total))
+
+    more = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "epoch"}
+    lab.make(
+        attached=True, rows=rows, model=model, callbacks=(diary, bar, Reader()), **options, **more
+    )
+    lab.trainer.train()
+    # 4 4 | 3 3 3 | (3) of the first epoch; then six and six and six and two.
+    assert [sum(map(len, step)) for step in diary.steps] == [4, 4, 3, 3, 3, 3, 6, 6, 6, 2]
+    assert plan.total == 10 == lab.trainer.state.global_step
+    assert diary.epochs[5] == 1.0 and diary.epochs[9] == 2.0
+    assert [s for e, s in diary.events if e == "evaluate"] == [3, 6, 9, 10]
+    assert [s for e, s in diary.events if e == "save"] == [6, 10]
+    assert diary.ends == [(6, 1.0), (10, 2.0)]
+    assert totals[0] == (0, 10) and totals[2] == (2, 13) and totals[5] == (5, 10)
+    assert lab.trainer.state.num_train_epochs == 2
+    (speed,) = [log for log in lab.trainer.state.log_history if "train_samples_per_second" in log]
+    seconds = speed["train_runtime"]
+    assert speed["train_samples_per_second"] == pytest.approx(40 / seconds, abs=1 / seconds)
+
+
+@pytest.mark.parametrize("name", ["constant", "inverse_sqrt", "cosine", "polynomial", "cosine_with_restarts"])
+def test_a_schedule_keeps_its_shape_over_another_number_of_steps(tmp_path: Path, name: str) -> None:
+    """The rates are those of an untouched scheduler, read at the stretched times."""
+    lab = Lab(tmp_path)
+    options: dict[str, Any] = {"lr_scheduler_type": name, "warmup_steps": 2, "max_steps": 10}
+    if name == "cosine_with_restarts":
+        options["lr_scheduler_kwargs"] = {"num_cycles": 2}
+    lab.tell(4, "r", set={"max_steps": 22})
+    lab.make(attached=True, learning_rate=RATE, **options)
+    lab.trainer.train()
+    alone = Lab(tmp_path / "alone")
+    alone.make(live=False, learning_rate=RATE, **options)
+    alone.trainer.create_optimizer_and_scheduler(10)
+    (formula,) = set(alone.trainer.lr_scheduler.lr_lambdas)
+    times = [*range(4), *(4 + i * 6 / 18 for i in range(18))]
+    assert list(lab.logged("learning_rate").values()) == pytest.approx([RATE * formula(t) for t in times])
+
+
+def test_a_scheduler_of_whole_steps_is_stepped_once_a_unit_of_its_time(tmp_path: Path) -> None:
+    net = Net()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=10)
+    lab = Lab(tmp_path)
+    lab.tell(4, "more", set={"max_steps": 16})
+    lab.tell(10, "fewer", set={"max_steps": 12})
+    lab.make(attached=True, model=net, optimizers=(optimizer, scheduler), max_steps=10)
+    lab.trainer.train()
+    other = torch.optim.AdamW(Net().parameters(), lr=RATE)
+    alone = torch.optim.lr_scheduler.OneCycleLR(other, RATE, total_steps=10)
+    natural = []
+    for _ in range(10):
+        natural.append(alone.get_last_lr()[0])
+        other.step()
+        alone.step()
+    # 6 units of time over 12 steps, then what is left of them, 3, over 2.
+    times = [0, 1, 2, 3, 4, 4.5, 5, 5.5, 6, 6.5, 7, 8.5]
+    assert list(lab.logged("learning_rate").values()) == [natural[int(time)] for time in times]
+
+
+def test_a_plateau_is_not_stretched(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.tell(2, "r", set={"max_steps": 9})
+    options = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 3}
+    lab.make(attached=True, max_steps=6, learning_rate=RATE, metric_for_best_model="loss", **options)
+    lab.trainer.train()
+    assert lab.trainer.state.global_step == 9
+    assert set(lab.logged("learning_rate").values()) == {RATE}
+
+
+def test_a_request_that_fails_half_way_leaves_no_trace(tmp_path: Path) -> None:
+    """The warm-up cannot end after the run: the new batch size of the same request is undone too."""
+    lab, rows = Lab(tmp_path), 16
+    lab.tell(2, "r", set={"per_device_train_batch_size": 8, "warmup_steps": 12})
+    model = Watched(rows)
+    diary = Diary(model)
+    options = {"max_steps": -1, "num_train_epochs": 2, "warmup_steps": 4, "learning_rate": RATE}
+    lab.make(attached=True, rows=rows, model=model, callbacks=(diary,), **options)
+    lab.trainer.train()
+    ack = lab.ack("r")
+    assert (ack.status, ack.code) == ("rejected", "failed")
+    assert "at most 5" in ack.errors["warmup_steps"]
+    assert [list(map(len, step)) for step in diary.steps] == [[4]] * 8
+    shape = [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25]
+    assert list(lab.logged("learning_rate").values()) == pytest.approx([RATE * share for share in shape])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"max_steps": 3}, "must be above 3, the steps that are done"),
+        ({"num_train_epochs": 0.75}, "must be above 0.75, the epochs that are done"),
+        ({"num_train_epochs": 2, "max_steps": 9}, "set one of them"),
+        ({"per_device_train_batch_size": 0}, "whole number from 1 to 16"),
+        ({"per_device_train_batch_size": 17}, "whole number from 1 to 16"),
+        ({"per_device_train_batch_size": 2.5}, "whole number"),
+        ({"gradient_accumulation_steps": 0}, "whole number from 1 to 16"),
+        ({"warmup_steps": 3}, "must be above 3"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, change: Change, text: str) -> None:
+    lab = Lab(tmp_path)
+    lab.tell(3, "r", set=change)
+    lab.make(attached=True, rows=16, max_steps=8, warmup_steps=6)
+    lab.trainer.train()
+    ack = lab.ack("r")
+    assert ack.status == "rejected" and ack.code in ("out_of_bounds", "wrong_type")
+    assert text in " ".join(ack.errors.values())
+    assert lab.trainer.state.global_step == 8
+
+
+def test_the_last_step_cannot_be_changed_any_more(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.tell(6, "r", set={"max_steps": 9})
+    lab.make(attached=True, max_steps=6)
+    lab.trainer.train()
+    assert lab.ack("r").errors == {"max_steps": "the last step of the training is done"}
+    assert lab.trainer.state.global_step == 6
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(trainings(), st.integers(1, 8), st.sampled_from(["random", "sequential"]))
+def test_a_checkpoint_resumes_at_the_right_sample(
+    training: tuple[Plan, dict[int, list[Change]], dict[str, Any]], at: int, sampling: str
+) -> None:
+    """Broken off at a checkpoint and resumed, it does what it would have done: same batches, same weights."""
+    plan, changes, options = training
+    options |= {"save_strategy": "steps", "save_steps": at, "train_sampling_strategy": sampling}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = Lab(folder)
+        model, diary = train(whole, plan.rows, changes, **options)
+        if len(diary.steps) <= at:
+            return
+        rest = Lab(folder)
+        known = {f"r{step}-{i}" for step, asked in changes.items() if step <= at for i in range(len(asked))}
+        there = {key: value for key, value in whole.tags().items() if key.rsplit(".", 1)[-1] in known}
+        rest.store.inner.write(rest.run_id, there)
+        path = folder / "out" / f"checkpoint-{at}"
+        state = json.loads((path / "trainer_state.json").read_text())
+        state["stateful_callbacks"]["LiveControl"]["attributes"]["saved"]["run_id"] = rest.run_id
+        (path / "trainer_state.json").write_text(json.dumps(state))
+        later = {step: asked for step, asked in changes.items() if step > at}
+        again = Watched(plan.rows)
+        after = Diary(again)
+        for step, asked in later.items():
+            for i, change in enumerate(asked):
+                rest.tell(step, f"r{step}-{i}", set=change)
+        chosen = {"learning_rate": RATE, "lr_scheduler_type": "linear", "weight_decay": 0.0, **options}
+        rest.make(attached=True, rows=plan.rows, model=again, callbacks=(after,), **chosen)
+        rest.trainer.train(resume_from_checkpoint=str(path))
+        assert after.steps == diary.steps[at:]
+        assert after.epochs == pytest.approx(diary.epochs[at:])
+        for ours, theirs in zip(weights(again), weights(model), strict=True):
+            assert torch.equal(ours, theirs)

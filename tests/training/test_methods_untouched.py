@@ -25,7 +25,8 @@ BUSY: dict[str, Any] = {
 """Everything that live control has a hand in, or could have."""
 OF_METHOD: dict[str, dict[str, Any]] = {
     "sft": {"neftune_noise_alpha": 2.0},
-    **dict.fromkeys(("grpo", "rloo"), {"steps_per_generation": 4, "num_iterations": 2}),
+    "grpo": {"steps_per_generation": 4, "num_iterations": 2},
+    "rloo": {"steps_per_generation": 4, "num_iterations": 2},
 }
 
 
@@ -45,9 +46,7 @@ def test_an_idle_attached_trainer_changes_no_bit(method: str, model: str, tmp_pa
     assert lab.status().state == "finished"
     assert tags.SURFACE in lab.tags()
 
-    for (name, mine), theirs in zip(
-        attached.model.named_parameters(), alone.model.parameters(), strict=True
-    ):
+    for (name, mine), theirs in zip(attached.model.named_parameters(), alone.model.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
     assert max(log["grad_norm"] for log in _logs(alone) if "grad_norm" in log) > 0, "it learned"
     _assert_same(attached.optimizer.state_dict(), alone.optimizer.state_dict())

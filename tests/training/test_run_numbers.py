@@ -19,16 +19,31 @@ from mlflow import MlflowClient
 from run_numbers_text import EVAL_S, LENGTHS, SAVE_S, STEP_S, Scene
 from training_doubles import wait_for
 from training_tiny import Lab, train_beside
-from training_trl import new_trainer, save_tiny_model
+from training_trl import new_trainer, rows, save_tiny_model
 from transformers import Trainer, TrainerCallback
 
 from ftlab_mlflow import RunNumbers
+from ftlab_mlflow.training.config import load_config
 from ftlab_mlflow.training.methods import METHODS
 from ftlab_mlflow.training.run_log import RunLog
 from ftlab_mlflow.training.run_numbers import METRICS, samples_of, tokens_of
+from ftlab_mlflow.training.train import Training
 
 RATES = ("samples_per_second", "tokens_per_second", "step_time_s")
+pytestmark = pytest.mark.filterwarnings(
+    # transformers, of TRL's own defaults.
+    "ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning"
+)
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+class _Ticks(TrainerCallback):
+    """A clock for which every step is a second."""
+
+    now = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.now += 1
 
 
 def test_counts_and_times(tmp_path: Path) -> None:
@@ -69,17 +84,25 @@ def test_changes_while_it_runs(tmp_path: Path) -> None:
     assert seen == pytest.approx(sum(samples), rel=1e-3)
 
 
+def test_a_live_batch_size(tmp_path: Path) -> None:
+    """transformers' own total would take the batch size of the launch for that of all steps."""
+    lab = Lab(tmp_path)
+    ticks = _Ticks()
+    lab.make(attached=True, callbacks=(ticks, RunNumbers(lambda: ticks.now)), max_steps=8, logging_steps=2)
+    lab.tell(2, "b", set={"per_device_train_batch_size": 8, "max_steps": 10})
+    result = lab.trainer.train()
+    assert lab.logged("samples_per_second") == {2: 4.0, 4: 8.0, 6: 8.0, 8: 8.0, 10: 8.0}
+    assert lab.logged("eta_s") == {2: 8.0, 4: 6.0, 6: 4.0, 8: 2.0, 10: 0.0}
+    seen = result.metrics["train_samples_per_second"] * result.metrics["train_runtime"]
+    assert seen == pytest.approx(2 * 4 + 8 * 8, rel=1e-3)
+
+
 def test_a_pause_is_not_throughput(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
-    done = [0.0]
-
-    class Ticks(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            done[0] += 1
-
-    # Steps take a second each, a pause takes what it takes, and nothing else takes time.
-    numbers = RunNumbers(lambda: done[0] + (lab.control.paused_s if lab.control else 0))
-    lab.make(callbacks=(Ticks(), numbers), max_steps=6, logging_steps=2)
+    ticks = _Ticks()
+    # A pause takes what it takes.
+    numbers = RunNumbers(lambda: ticks.now + (lab.control.paused_s if lab.control else 0))
+    lab.make(callbacks=(ticks, numbers), max_steps=6, logging_steps=2)
     lab.tell(3, "p", command="pause")
 
     def client() -> None:
@@ -237,7 +260,7 @@ def test_two_ranks(tmp_path: Path) -> None:
         for rank in (0, 1)
     ]
     try:
-        assert [rank.wait(120) for rank in ranks] == [0, 0]
+        assert [rank.wait(180) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
             rank.kill()
@@ -262,15 +285,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-class _Ticks(TrainerCallback):
-    """A clock for which every step is a second."""
-
-    now = 0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.now += 1
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method(method: str, tiny_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples as the batch size says; tokens as TRL counts them itself, with a sync at every batch."""
@@ -287,6 +301,18 @@ def test_every_method(method: str, tiny_model: str, tmp_path: Path, monkeypatch:
         assert counted == [entry["num_tokens"] for entry in logs]
 
 
+def test_counting_changes_nothing(tiny_model: str, tmp_path: Path) -> None:
+    weights = []
+    for callbacks in ((), (RunNumbers(),)):
+        options = {"gradient_accumulation_steps": 2, "eval_dataset": rows("sft", 4), "eval_strategy": "steps"}
+        trainer = new_trainer("sft", tiny_model, tmp_path, *callbacks, eval_steps=2, **options)
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    without, with_numbers = weights
+    assert without.keys() == with_numbers.keys()
+    assert all(torch.equal(without[name], with_numbers[name]) for name in without)
+
+
 def _joined(batch: str) -> tuple[dict[str, Any], int, int]:
     """A batch as TRL's own collator makes it, its samples, the tokens in it without padding."""
     from trl.experimental.utils import DPODataCollatorWithPadding
@@ -298,11 +324,7 @@ def _joined(batch: str) -> tuple[dict[str, Any], int, int]:
     if batch == "orpo":
         parts = ({"prompt": 2, "chosen": 5, "rejected": 6}, {"prompt": 1, "chosen": 7, "rejected": 3})
         pairs = [
-            {
-                f"{part}_{key}": ids(length)
-                for part, length in lengths.items()
-                for key in ("input_ids", "labels")
-            }
+            {f"{part}_input_ids": ids(length) for part, length in lengths.items()}
             | {f"{part}_attention_mask": [1] * length for part, length in lengths.items()}
             for lengths in parts
         ]
@@ -311,6 +333,12 @@ def _joined(batch: str) -> tuple[dict[str, Any], int, int]:
     if batch == "packed":
         return collate([{"input_ids": ids(8), "seq_lengths": [3, 5]}]), 2, 3 + 5
     return collate([{"input_ids": ids(3)}, {"input_ids": ids(5)}, {"input_ids": ids(1)}]), 3, 3 + 5 + 1
+
+
+@pytest.mark.parametrize("batch", [[torch.ones(2, 3)], {"text": ["a", "b"]}])
+def test_what_cannot_be_counted(batch: Any) -> None:
+    assert samples_of(batch) is None
+    assert tokens_of(batch) is None
 
 
 @pytest.mark.parametrize("batch", ["orpo", "packed", "padding-free"])
@@ -346,3 +374,24 @@ def test_system_metrics_switched_off(tracking_uri: str, monkeypatch: pytest.Monk
     log = RunLog(None, "not measured")
     assert _monitors() == []
     log.end("finished")
+
+
+def test_ftlab_train(
+    tiny_model: str, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It logs them without being asked, and the machine's load besides."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
+    Path("data.jsonl").write_text('{"text": "abc"}\n{"text": "bcdef"}\n' * 4)
+    words = {
+        "model": tiny_model,
+        "data": "data.jsonl",
+        "max_steps": "2",
+        "logging_steps": "1",
+        "use_cpu": "true",
+    }
+    options = [part for key, value in words.items() for part in (f"--{key}", value)]
+    outcome = Training(load_config(METHODS["sft"], None, options)).run()
+    metrics = MlflowClient().get_run(outcome.run_id).data.metrics
+    assert {"samples_per_second", "tokens_per_second", "eta_s", "nonfinite_steps"} <= metrics.keys()
+    assert _monitors() == []

@@ -109,7 +109,7 @@ MISTAKES = [
     (
         BASE + "live: {pol_interval: 1}",
         (),
-        "sft.yaml: live.pol_interval is no setting; there are tracking_uri, poll_interval, limits",
+        "sft.yaml: live.pol_interval is no setting; there are tracking_uri, poll_interval, rank_sync_steps, limits",
     ),
     (
         BASE + "live: {poll_interval: 0}",

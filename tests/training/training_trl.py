@@ -1,4 +1,4 @@
-"""Every method of TRL on a model of some thousand weights, for tests: data, trainers, and requests to them."""
+"""Every method of TRL on a model of some thousand weights: data, trainers, and requests to them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from training_tiny import POLL_S, Lab
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
-from ftlab_mlflow import LiveControl
+from ftlab_mlflow import attach
 from ftlab_mlflow.training.methods import METHODS
 
 LETTERS = "abcdefghijklmnop"
@@ -80,7 +85,8 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 _OF_METHOD: dict[str, dict[str, Any]] = {
     "orpo": {"max_length": 32},
-    **dict.fromkeys(("grpo", "rloo"), {"num_generations": 2, "max_completion_length": 6, "beta": 0.2}),
+    "grpo": {"num_generations": 2, "max_completion_length": 6, "beta": 0.2},
+    "rloo": {"num_generations": 2, "max_completion_length": 6, "beta": 0.2},
 }
 
 
@@ -88,8 +94,8 @@ def new_trainer(method: str, model: str, folder: Path, *callbacks: Any, **option
     """A TRL trainer of a method, with its `Reward` as ``trainer.reward_funcs[0]`` where it needs one.
 
     Args:
-        model: A folder that `save_tiny_model` made. options: Of TRL's config; `peft_config` and `eval_dataset`
-            go to the trainer.
+        model: A folder that `save_tiny_model` made.
+        options: Of TRL's config; `peft_config` and `eval_dataset` go to the trainer.
     """
     trainer_class, config_class = METHODS[method].trainer_class(), METHODS[method].config_class()
     own = {name: options.pop(name) for name in ("peft_config", "eval_dataset") if name in options}
@@ -118,9 +124,8 @@ class MethodLab(Lab):
 
     def start(self, method: str, model: str, *callbacks: Any, **options: Any) -> Any:
         """The trainer, under live control."""
-        self.control = LiveControl(POLL_S, store=self.store, run_id=self.run_id)
-        chosen = (self.script, *callbacks, self.control)
-        self.trainer = new_trainer(method, model, self.folder, *chosen, **options)
+        self.trainer = new_trainer(method, model, self.folder, self.script, *callbacks, **options)
+        self.control = attach(self.trainer, POLL_S, store=self.store, run_id=self.run_id)
         return self.trainer
 
     @property
