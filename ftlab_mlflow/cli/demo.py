@@ -40,6 +40,7 @@ def demo(context: click.Context, real: bool, folder: str, tracking_uri: str | No
         demo_report.show(report)
         if real:
             demo_real.show(report)
+        click.echo(f"Open it in the MLflow UI: mlflow ui --backend-store-uri {uri}")
     if problems := report.get("problems"):
         click.echo(f"Failed: {'; '.join(problems)}", err=True)
         context.exit(1)

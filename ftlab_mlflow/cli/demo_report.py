@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
 if TYPE_CHECKING:
     from ftlab_mlflow.control.client import LiveRun
     from ftlab_mlflow.control.ledger import Entry
@@ -89,4 +87,3 @@ def show(report: dict[str, Any]) -> None:
         table.add_row(str(effect["step"]), *cells)
     console.print(table)
     console.print(f"Loss: mean of {_WINDOW} logged values. Run {report['run_id']} is {report['state']}.")
-    click.echo(f"Open it in the MLflow UI: mlflow ui --backend-store-uri {report['tracking_uri']}")

@@ -21,7 +21,13 @@ from ftlab_mlflow.control import mlflow_store
 from ftlab_mlflow.errors import FTLabError
 
 PACKAGE = "ftlab-mlflow"
-EXTRAS = {"app": "the dashboard", "chat": "the chat", "postgres": "PostgreSQL", "ray": "Ray"}
+EXTRAS = {
+    "app": "the dashboard",
+    "chat": "the chat",
+    "gguf": "ftlab demo --real",
+    "postgres": "PostgreSQL",
+    "ray": "Ray",
+}
 """What each extra is for."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 DOCTOR_RUN = "ftlab doctor (may be deleted)"

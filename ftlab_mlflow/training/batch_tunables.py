@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ftlab_mlflow.control.surface import ParamType
 from ftlab_mlflow.control.wire import Scalar
+from ftlab_mlflow.training.tunable import Build, Trainee, Tunable
 
 if TYPE_CHECKING:
     from ftlab_mlflow.training.batching import LiveBatches
-    from ftlab_mlflow.training.tunables import Build, Trainee, Tunable
 
 UNSEEN = "needs attach(trainer): LiveControl alone in callbacks=[…] does not see the data"
 
@@ -45,8 +45,6 @@ def _tunable(
     read: Callable[[], Scalar],
     check: Callable[[Any], str | None] = lambda value: None,
 ) -> Tunable:
-    from ftlab_mlflow.training.tunables import Tunable
-
     def problem(proposed: Mapping[str, Scalar]) -> str | None:
         if batches.step >= batches.max_steps:
             return "the last step of the training is done"

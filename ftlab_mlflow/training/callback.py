@@ -23,7 +23,8 @@ from ftlab_mlflow.training.mlflow_run import TrainingRun
 from ftlab_mlflow.training.ranks import Agreement, Following
 from ftlab_mlflow.training.schedule import LiveSchedule
 from ftlab_mlflow.training.trainer_host import TrainerHost
-from ftlab_mlflow.training.tunables import Limits, Trainee, build_tunables, check_limits
+from ftlab_mlflow.training.tunable import Trainee
+from ftlab_mlflow.training.tunables import Limits, build_tunables, check_limits
 from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target
 
 logger = logging.getLogger("ftlab_mlflow")

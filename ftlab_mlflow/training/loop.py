@@ -20,7 +20,8 @@ from ftlab_mlflow.training.mlflow_run import TrainingRun
 from ftlab_mlflow.training.own_values import LiveValue, T, own_tunable
 from ftlab_mlflow.training.ranks import Agreement, Following
 from ftlab_mlflow.training.schedule import LiveSchedule
-from ftlab_mlflow.training.tunables import TABLE, Limits, Trainee, Tunable, build_tunables, check_limits
+from ftlab_mlflow.training.tunable import Trainee, Tunable
+from ftlab_mlflow.training.tunables import TABLE, Limits, build_tunables, check_limits
 from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target, ended_by
 
 LOOP_TABLE = {

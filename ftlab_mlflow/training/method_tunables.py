@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from types import CellType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftlab_mlflow.control.surface import ParamType
 from ftlab_mlflow.control.wire import is_finite
-
-if TYPE_CHECKING:
-    from ftlab_mlflow.training.tunables import Build, Trainee, Tunable
+from ftlab_mlflow.training.tunable import Build, Trainee, Tunable
 
 _ABOVE_ZERO = 1e-6
 """The bound of what must be above 0, because bounds are inclusive."""
@@ -80,9 +78,8 @@ def _number(
         generates: The trainer, if the value goes into how completions are made or scored. What is left of the
             completions made before is then dropped, so that the next step makes new ones of the same prompts.
     """
-    # `tunables` has this module's table in its own.
-    from ftlab_mlflow.training.tunables import Tunable
 
+    # `tunables` has this module's table in its own.
     def read() -> Any:
         value = _get(places[0])
         return none_is if value is None else value

@@ -10,7 +10,7 @@ from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.surface import Param, ParamType
 from ftlab_mlflow.control.wire import Scalar, is_finite, shown
 from ftlab_mlflow.errors import ConfigError
-from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.tunable import Tunable
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPES: Mapping[type, ParamType] = {bool: "bool", int: "int", float: "float", str: "enum"}

@@ -25,7 +25,7 @@ from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.errors import RankError, RanksDiverged, RanksLost
 from ftlab_mlflow.training.session import Host, Session
 from ftlab_mlflow.training.signals import StopSignals
-from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.tunable import Tunable
 from ftlab_mlflow.training.values import error_text
 
 logger = logging.getLogger("ftlab_mlflow")

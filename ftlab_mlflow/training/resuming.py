@@ -65,20 +65,20 @@ class Resumption:
         """Which values win, one line each.
 
         Args:
-            given: What was given for this resume, by key, as far as it differs from the launch.
+            given: What was given for this resume, by key.
         """
         lines = []
         for name, value in given.items():
-            over = _shown(self.config.get(name, "the default"))
-            if name in self.asked:
-                over = _asked(self.asked[name])
+            over = _asked(self.asked[name]) if name in self.asked else self._launched(name)
             how = "asked for as a live change" if name in self.live else "as an argument"
             lines.append(f"{name} {_shown(value)}, given now ({how}), wins over {over}")
         for name, asked in self.asked.items():
             if name not in given:
-                over = _shown(self.config[name]) if name in self.config else "the default"
-                lines.append(f"{name} {_asked(asked)}, wins over {over} of the launch")
+                lines.append(f"{name} {_asked(asked)}, wins over {self._launched(name)}")
         return lines
+
+    def _launched(self, name: str) -> str:
+        return f"{_shown(self.config[name])} of the launch" if name in self.config else "the default"
 
 
 def _shown(value: Any) -> str:

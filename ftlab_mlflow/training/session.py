@@ -24,7 +24,7 @@ from ftlab_mlflow.control.store import Point, now_ms
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import format_time, one_line, shown, shown_value, utc_now
 from ftlab_mlflow.errors import describe
-from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.tunable import Tunable
 from ftlab_mlflow.training.values import Values, error_text
 
 logger = logging.getLogger("ftlab_mlflow")

@@ -70,10 +70,10 @@ class TrainerHost:
         return str(folder.resolve())
 
     def evaluate(self) -> Mapping[str, float]:
-        """Evaluates without stepping a scheduler that waits for the training's own evaluations."""
+        """Evaluates; schedulers and early stopping count only the training's own evaluations."""
         model = self._trainer.model
         was_training = model.training
-        with self._flags_kept():
+        with self._flags_kept(), self._early_stopping_away():
             try:
                 metrics: Mapping[str, float] = self._trainer.evaluate()
             finally:
@@ -160,6 +160,16 @@ class TrainerHost:
         control = self._trainer.control
         control.should_training_stop = True
         control.should_evaluate = control.should_save = False
+
+    @contextlib.contextmanager
+    def _early_stopping_away(self) -> Iterator[None]:
+        handler = self._trainer.callback_handler
+        callbacks = handler.callbacks
+        handler.callbacks = [c for c in callbacks if not isinstance(c, EarlyStoppingCallback)]
+        try:
+            yield
+        finally:
+            handler.callbacks = callbacks
 
     @contextlib.contextmanager
     def _flags_kept(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Any
 from ftlab_mlflow.control.surface import Param
 from ftlab_mlflow.control.wire import Scalar, is_finite
 from ftlab_mlflow.errors import FTLabError
-from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.tunable import Tunable
 
 logger = logging.getLogger("ftlab_mlflow")
 

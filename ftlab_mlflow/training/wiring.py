@@ -23,7 +23,7 @@ from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
 from ftlab_mlflow.training.ranks import Agreement, EveryHost, Hand, Leader, Ranks, on_every_rank
 from ftlab_mlflow.training.session import Host, Session
 from ftlab_mlflow.training.signals import StopSignals
-from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.tunable import Tunable
 
 logger = logging.getLogger("ftlab_mlflow")
 

@@ -175,7 +175,7 @@ class RealTrainer:
         self._thread = threading.Thread(target=self._train, name="test-trainer")
 
     def _tunables(self) -> dict[str, Any]:
-        from ftlab_mlflow.training.tunables import Tunable
+        from ftlab_mlflow.training.tunable import Tunable
 
         def make(name: str, type: Any, **bounds: Any) -> Tunable:
             return Tunable(

@@ -22,7 +22,7 @@ EVAL_BATCH, MAX_TOKENS = 8, 128
 
 
 def held_out_loss(model: Any, tokenizer: Any, samples: list[dict[str, Any]]) -> float:
-    """The mean over batches of the mean negative log-likelihood of the answers' tokens, a sample at a time."""
+    """Mean over batches of the mean negative log-likelihood of the answers' tokens, sample by sample."""
     means = []
     for start in range(0, len(samples), EVAL_BATCH):
         total, count = 0.0, 0
@@ -56,16 +56,7 @@ def answer(model: Any, tokenizer: Any, question: str) -> str:
 @pytest.mark.slow
 def test_a_real_model_learns_while_batch_size_and_rate_change(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    command = [
-        sys.executable,
-        "-m",
-        "ftlab_mlflow.cli",
-        "demo",
-        "--real",
-        "--folder",
-        str(tmp_path),
-        "--json",
-    ]
+    command = [sys.executable, "-m", "ftlab_mlflow.cli", "demo", "--real", "--folder", ".", "--json"]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=1200, cwd=tmp_path
     )

@@ -104,9 +104,9 @@ class Lab:
         entries = Ledger.read(self.store.get(self.run_id).tags).entries
         return {entry.id: entry.ack for entry in entries if entry.ack}
 
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self, rank: str = "") -> list[dict[str, Any]]:
         """What each step used, of the processes together: of a step that was trained twice, the later one."""
-        lines = [json.loads(line) for line in (self.folder / "steps").read_text().splitlines()]
+        lines = [json.loads(line) for line in (self.folder / f"steps{rank}").read_text().splitlines()]
         return [line for _, line in sorted({line["step"]: line for line in lines}.items())]
 
     def weights(self, folder: str = "out") -> dict[str, torch.Tensor]:
@@ -239,6 +239,9 @@ SLOW_KILLS: dict[str, tuple[str, int]] = {
 }
 
 
+HALF_WRITTEN = ("weights", "optimizer", "random", "state")
+
+
 @pytest.mark.parametrize(
     "point",
     [*KILLS, *(pytest.param(point, marks=pytest.mark.slow) for point in SLOW_KILLS)],
@@ -249,7 +252,7 @@ def test_killed_and_resumed(new_lab: Callable[[], Lab], whole: Lab, point: str) 
     lab.launch(kill=kill)
     died = lab.store.get(lab.run_id)
     assert died.status == "RUNNING"
-    is_half_written = (lab.folder / "out" / "checkpoint-16").exists()
+    is_half_written = kill[0] in HALF_WRITTEN
     lab.resume()
     assert_same(lab, whole)
     assert ("Skipped the checkpoint" in lab.output) == is_half_written
@@ -315,18 +318,27 @@ def test_other_arguments(new_lab: Callable[[], Lab], whole: Lab) -> None:
         assert line in lab.output
 
 
-def test_what_cannot_be_resumed(new_lab: Callable[[], Lab], whole: Lab) -> None:
-    assert whole.play("train", "sft", "--resume", whole.run_id) == 2
-    assert "is finished at step 24: to train its model further, start anew" in whole.output
+def test_killed_before_the_first_checkpoint(new_lab: Callable[[], Lab]) -> None:
+    """It never silently begins anew."""
     lab = new_lab()
-    assert lab.play("train", "sft", "--resume") == 2
-    assert "there is no sft run in this experiment" in lab.output
     lab.launch(kill=("boundary", 3))
     assert lab.play("train", "sft", "--resume") == 2
     assert f"run {lab.run_id[:8]} " in lab.output
     assert "has no whole checkpoint in" in lab.output
+    assert "start anew: `ftlab train sft`" in lab.output
     assert lab.store.get(lab.run_id).status == "RUNNING", "nothing was touched"
-    assert lab.play("train", "dpo", "--resume", lab.run_id) == 2
-    assert "is a sft run: resume it with `ftlab train sft --resume" in lab.output
-    assert lab.play("train", "sft", "--resume", "nobody") == 1
-    assert "no run has the id, id prefix or name nobody" in lab.output
+    assert len(lab.steps()) == 3
+
+
+@pytest.mark.slow
+def test_two_ranks(new_lab: Callable[[], Lab]) -> None:
+    """Rank 0 dies in a checkpoint; both ranks go on from the one before."""
+    whole, lab = new_lab(), new_lab()
+    whole.launch("--ddp_backend", "gloo", ranks=2)
+    lab.launch("--ddp_backend", "gloo", ranks=2, kill=("optimizer", 16))
+    lab.resume(ranks=2)
+    assert lab.codes == [0, 0]
+    for rank in ("0", "1"):
+        assert lab.steps(rank) == whole.steps(rank)
+    assert all(torch.equal(lab.weights()[name], tensor) for name, tensor in whole.weights().items())
+    assert lab.store.get(lab.run_id).status == "FINISHED"

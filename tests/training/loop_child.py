@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import mlflow.store.tracking.sqlalchemy_store  # loaded once here, not again in every fork
 import torch
 import torch.distributed as dist
 from loop_tiny import POLL_S, batch, groups, net

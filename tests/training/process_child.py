@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import torch
 from training_tiny import POLL_S, Net, arguments, collate, data
 from transformers import Trainer, TrainerCallback
 
@@ -101,10 +100,15 @@ def caught_in_with(folder: Path) -> None:
             print("the program goes on")
 
 
-def two_ranks(folder: Path) -> None:
-    result = trainer(folder, LiveControl(POLL_S), max_steps=6, ddp_backend="gloo").train()
-    print(f"rank {os.environ['RANK']} trained {result.global_step} steps")
-    torch.distributed.destroy_process_group()
+def one_rank_fails(folder: Path) -> None:
+    """Two ranks; the second one finds no more data."""
+
+    def fail() -> None:
+        if os.environ["RANK"] == "1":
+            raise ZeroDivisionError("no data left")
+
+    trainer(folder, LiveControl(POLL_S), At(fail), ddp_backend="gloo").train()
+    print("never printed")
 
 
 CASES = {
@@ -115,7 +119,7 @@ CASES = {
     "sigterm while paused": while_paused,
     "stopped in with": stopped_in_with,
     "caught in with": caught_in_with,
-    "two ranks": two_ranks,
+    "one rank fails": one_rank_fails,
 }
 
 
@@ -136,7 +140,7 @@ def fork(case: str, folder: Path, environment: dict[str, str]) -> int:
 def main() -> None:
     for case, folder, uri in json.loads(sys.argv[1]):
         ranks: list[dict[str, str]] = [{}]
-        if case == "two ranks":
+        if case == "one rank fails":
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = str(free.getsockname()[1])

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from training_tiny import Lab, Net, data, saved, weights
+from training_tiny import Lab, Net, data, weights
 from transformers import ProgressCallback, TrainerCallback
 
 Change = dict[str, Any]
@@ -63,8 +63,8 @@ class Plan:
 
     Attributes:
         rows, size, batches, epochs, steps: Samples, batch size, accumulation, and what says when it ends.
-        total: The step that it ends with. time: Of its schedule. warm_end: The step that its warm-up ends with,
-            once that was changed.
+        total: The step that it ends with. time: Of its schedule.
+        warm_end: The step that its warm-up ends with, once that was changed.
     """
 
     rows: int
@@ -337,11 +337,12 @@ def test_what_follows_the_steps_and_what_follows_the_epochs(tmp_path: Path) -> N
     # 4 4 | 3 3 3 | (3) of the first epoch; then six and six and six and two.
     assert [sum(map(len, step)) for step in diary.steps] == [4, 4, 3, 3, 3, 3, 6, 6, 6, 2]
     assert plan.total == 10 == lab.trainer.state.global_step
-    assert diary.epochs[5] == 1.0 and diary.epochs[9] == 2.0
+    assert diary.epochs[5] == 1.0
+    assert diary.epochs[9] == 2.0
     assert [s for e, s in diary.events if e == "evaluate"] == [3, 6, 9, 10]
     assert [s for e, s in diary.events if e == "save"] == [6, 10]
     assert diary.ends == [(6, 1.0), (10, 2.0)]
-    assert totals[0] == (0, 10) and totals[2] == (2, 13) and totals[5] == (5, 10)
+    assert [totals[i] for i in (0, 2, 5)] == [(0, 10), (2, 13), (5, 10)]
     assert lab.trainer.state.num_train_epochs == 2
     (speed,) = [log for log in lab.trainer.state.log_history if "train_samples_per_second" in log]
     seconds = speed["train_runtime"]
@@ -433,7 +434,8 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path, change: Change, text: st
     lab.make(attached=True, rows=16, max_steps=8, warmup_steps=6)
     lab.trainer.train()
     ack = lab.ack("r")
-    assert ack.status == "rejected" and ack.code in ("out_of_bounds", "wrong_type")
+    assert ack.status == "rejected"
+    assert ack.code in ("out_of_bounds", "wrong_type")
     assert text in " ".join(ack.errors.values())
     assert lab.trainer.state.global_step == 8
 

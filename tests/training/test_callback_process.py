@@ -26,7 +26,7 @@ CASES = (
     "sigterm while paused",
     "stopped in with",
     "caught in with",
-    "two ranks",
+    "one rank fails",
 )
 
 
@@ -125,10 +125,8 @@ def test_a_run_of_the_users_has_a_truthful_status_when_the_program_has_ended(
     assert (end.status.state, end.run.status) == (state, status), end.output
 
 
-def test_on_several_ranks_it_warns_and_trains(ended: dict[str, Ended]) -> None:
-    end = ended["two ranks"]
-    assert end.codes == [0, 0], end.output
-    assert "rank 0 trained 6 steps" in end.output
-    assert "rank 1 trained 6 steps" in end.output
-    assert "Live control is off" in end.output
-    assert end.runs == [], "nothing listens, so no run says that it does"
+def test_a_rank_that_fails_fails_the_run(ended: dict[str, Ended]) -> None:
+    end = ended["one rank fails"]
+    assert end.codes == [1, 1], end.output
+    assert (end.status.state, end.run.status) == ("failed", "FAILED")
+    assert "never printed" not in end.output

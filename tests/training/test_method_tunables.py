@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, TrainerCallback
 from trl import GRPOTrainer
 
 from ftlab_mlflow.training.method_tunables import METHOD_TABLE
-from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.tunable import Tunable
 
 pytestmark = pytest.mark.filterwarnings(
     # transformers, of TRL's own defaults.

@@ -13,9 +13,11 @@ from transformers import get_scheduler
 from transformers.optimization import Adafactor
 
 from ftlab_mlflow.errors import ConfigError
+from ftlab_mlflow.training.batch_tunables import BATCH_TABLE
 from ftlab_mlflow.training.method_tunables import METHOD_TABLE
 from ftlab_mlflow.training.schedule import LiveSchedule
-from ftlab_mlflow.training.tunables import TABLE, Trainee, Tunable, build_tunables, check_limits
+from ftlab_mlflow.training.tunable import Trainee, Tunable
+from ftlab_mlflow.training.tunables import TABLE, build_tunables, check_limits
 
 DECAYED = ("first.weight", "last.weight")
 
@@ -68,13 +70,14 @@ def _build(
     model = Net()
     built = optimizer(_groups(model, over.pop("decay", 0.0)))
     tunables, missing = build_tunables(_trainee(built, model, **over), {})
-    assert set(METHOD_TABLE) <= set(missing), "without a trainer"
-    return tunables, {name: reason for name, reason in missing.items() if name not in METHOD_TABLE}, built
+    assert set(OTHERS) <= set(missing), "without a trainer"
+    return tunables, {name: reason for name, reason in missing.items() if name not in OTHERS}, built
 
 
 # --- what is offered ---------------------------------------------------------------------------------
 
-ALL = set(TABLE) - set(METHOD_TABLE)
+OTHERS = {**BATCH_TABLE, **METHOD_TABLE}
+ALL = set(TABLE) - set(OTHERS)
 OPTIMIZERS: dict[str, tuple[Callable[[Any], torch.optim.Optimizer], set[str]]] = {
     "AdamW": (lambda g: torch.optim.AdamW(g, lr=0.01), ALL),
     "SGD": (lambda g: torch.optim.SGD(g, lr=0.01), ALL - {"adam_beta1", "adam_beta2", "adam_epsilon"}),

@@ -15,7 +15,7 @@ from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import utc_now
 from ftlab_mlflow.errors import StoreError, StoreUnavailable
 from ftlab_mlflow.training.session import Outbox, Session
-from ftlab_mlflow.training.tunables import Tunable
+from ftlab_mlflow.training.tunable import Tunable
 
 COMMANDS = ("pause", "resume", "stop", "checkpoint", "evaluate", "cancel")
 AT = "2026-11-21T19:00:00.000Z"
