@@ -3,18 +3,23 @@
 All variants run in this process, one after the other, in an order that rotates from round to round; each
 round's time is divided by that of the same round without us, so a machine that grows slower cancels out, and
 imports, connections and memory are the same for all. Every training runs inside an MLflow run on a real
-`mlflow server` with its default settings, on SQLite.
+`mlflow server` with its default settings, on SQLite. On two ranks it is two such processes, started by torchrun,
+that average their gradients over gloo; the times are those of rank 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,10 +50,13 @@ class Load:
     goal: float
 
 
+Variants = Mapping[str, Callable[[Trainer], Any]]
+
 LOADS = [
     Load("2 ms", STEP_2_MS, steps=3000, rounds=4, goal=1.03),
     Load("50 ms", STEP_50_MS, steps=480, rounds=3, goal=1.005),
 ]
+ON_TWO_RANKS = Load("two ranks", STEP_2_MS, steps=1500, rounds=4, goal=1.03)
 
 
 class BlockingRead(TrainerCallback):
@@ -77,10 +85,15 @@ class Clock(TrainerCallback):
         self.last = time.perf_counter()
 
 
-VARIANTS: dict[str, Callable[[Trainer], Any]] = {
+VARIANTS: Variants = {
     "without us": lambda trainer: None,
     "with us": attach,
     f"blocking read every {READ_EVERY} steps": lambda trainer: trainer.add_callback(BlockingRead()),
+}
+RANK_VARIANTS: Variants = {
+    "without us": lambda trainer: None,
+    "with us": attach,
+    "with us, agreeing at every step": lambda trainer: attach(trainer, rank_sync_steps=1),
 }
 BASE, OURS, _ = VARIANTS
 
@@ -99,32 +112,47 @@ class Cost(NamedTuple):
     cpu: float
 
 
-def train(size: Size, variant: str, steps: int, folder: str) -> Cost:
+def train(size: Size, live: Callable[[Trainer], Any], steps: int, folder: str) -> Cost:
     """Trains once."""
     trainer = make_trainer(size, steps, folder)
     clock = Clock()
     trainer.add_callback(clock)
-    VARIANTS[variant](trainer)
-    with mlflow.start_run():
+    live(trainer)
+    with mlflow.start_run() if trainer.is_world_process_zero() else nullcontext():
         gc.collect()
         wall, cpu = time.perf_counter(), time.process_time()
         trainer.train()
         return Cost(time.perf_counter() - wall, clock.last - clock.first, time.process_time() - cpu)
 
 
-def measure(load: Load, steps: int, rounds: int, folder: str) -> dict[str, list[Cost]]:
+def measure(load: Load, variants: Variants, steps: int, rounds: int, folder: str) -> dict[str, list[Cost]]:
     """Costs by variant, one a round."""
-    names = list(VARIANTS)
+    names = list(variants)
     for variant in names:
-        train(load.size, variant, 30, folder)  # imports, connections, caches
+        train(load.size, variants[variant], 30, folder)  # imports, connections, caches
     costs: dict[str, list[Cost]] = {variant: [] for variant in names}
     for number in range(rounds):
         turn = number % len(names)
         for variant in names[turn:] + names[:turn]:
-            costs[variant].append(train(load.size, variant, steps, folder))
+            costs[variant].append(train(load.size, variants[variant], steps, folder))
         shown = ", ".join(f"{name} {each[-1].wall:.2f} s" for name, each in costs.items())
         print(f"{load.name}, round {number + 1}: {shown}", flush=True)
     return costs
+
+
+def measure_ranks(load: Load, steps: int, rounds: int, folder: str) -> dict[str, list[Cost]]:
+    """As `measure`, in two processes of their own."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    result = Path(folder, "ranks.json")
+    subprocess.run([*launcher, __file__, "--rank", str(steps), str(rounds), folder, str(result)], check=True)
+    return {name: [Cost(*cost) for cost in each] for name, each in json.loads(result.read_text()).items()}
+
+
+def be_a_rank(steps: str, rounds: str, folder: str, result: str) -> None:
+    """What each of the two processes does."""
+    costs = measure(ON_TWO_RANKS, RANK_VARIANTS, int(steps), int(rounds), folder)
+    if os.environ["RANK"] == "0":
+        Path(result).write_text(json.dumps(costs))
 
 
 def rows_of(load: Load, steps: int, costs: dict[str, list[Cost]]) -> list[list[str]]:
@@ -158,21 +186,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short run; README untouched")
     parser.add_argument(
-        "--only", choices=[load.name for load in LOADS], help="this load alone; README untouched"
+        "--only",
+        choices=[load.name for load in (*LOADS, ON_TWO_RANKS)],
+        help="this load alone; README untouched",
     )
+    parser.add_argument("--rank", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.rank:
+        be_a_rank(*options.rank)
+        return
     rows = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         backend = f"sqlite:///{folder}/mlflow.db"
         uri, _ = stack.enter_context(mlflow_server(Path(folder), backend))
-        mlflow.set_tracking_uri(uri)
+        os.environ["MLFLOW_TRACKING_URI"] = uri
         mlflow.set_experiment("overhead")
-        for load in LOADS:
+        for load in (*LOADS, ON_TWO_RANKS):
             if options.only in (None, load.name):
                 steps = load.steps // 3 if options.quick else load.steps
                 rounds = 2 if options.quick else load.rounds
-                rows += rows_of(load, steps, measure(load, steps, rounds, folder))
+                if load is ON_TWO_RANKS:
+                    costs = measure_ranks(load, steps, rounds, folder)
+                else:
+                    costs = measure(load, VARIANTS, steps, rounds, folder)
+                rows += rows_of(load, steps, costs)
     head = [
         "step", "variant", "mean step", "wall: median (range)", "wall ratio: median (range)",
         "ratio of the steps alone", "start and end", "CPU ratio", "goal",

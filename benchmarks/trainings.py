@@ -66,6 +66,7 @@ def make_trainer(size: Size, steps: int, folder: str) -> Trainer:
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
+        ddp_backend="gloo" if "RANK" in os.environ else None,
     )
     trainer = Trainer(model=LlamaForCausalLM(config), args=arguments, train_dataset=_Tokens(size.tokens))
     trainer.remove_callback(PrinterCallback)

@@ -36,6 +36,7 @@ VERBS = {
     "stop": Verb("change", "stop", "End a training at its next step, after a checkpoint."),
     "checkpoint": Verb("change", "checkpoint", "Write a checkpoint now."),
     "evaluate": Verb("change", "evaluate", "Evaluate now."),
+    "rollback": Verb("change", "rollback", "Go back to a checkpoint, with what was asked for since."),
     "cancel": Verb("change", "cancel", "Withdraw a request that is still pending."),
     "demo": Verb("demo", "demo", "Train a small model and change it while it trains."),
     "doctor": Verb("doctor", "doctor", "Check that everything that is needed is here."),

@@ -151,6 +151,19 @@ def evaluate(run: str, **options: Any) -> None:
 
 
 @click.command()
+@run_argument
+@click.option("--checkpoint", metavar="NAME", help="A directory such as checkpoint-500.  [default: the last]")
+@_due
+@_asking
+def rollback(run: str, checkpoint: str | None, **options: Any) -> None:
+    """Go back to a checkpoint: weights, optimizer, schedule, random state, data.
+
+    What was asked for since stays in force. Later checkpoints are set aside.
+    """
+    _command(run, "rollback", {"checkpoint": checkpoint} if checkpoint else None, **options)
+
+
+@click.command()
 @click.argument("run")
 @click.argument("id")
 @_asking

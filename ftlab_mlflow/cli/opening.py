@@ -50,7 +50,8 @@ def _check_sqlite(file: Path) -> None:
     if not file.exists():
         raise RunNotFound(f"no run yet: there is no database {file.absolute()}; {hint}")
     try:
-        connection = sqlite3.connect(f"file:{quote(str(file.absolute()))}?mode=ro", uri=True, timeout=5)
+        # Not read-only: what a killed process left half-written is taken back by the next one that opens it.
+        connection = sqlite3.connect(f"file:{quote(str(file.absolute()))}?mode=rw", uri=True, timeout=5)
         try:
             known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
         finally:

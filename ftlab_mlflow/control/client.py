@@ -226,6 +226,15 @@ class LiveRun:
         """Evaluates now; the answer's `result` has the metrics."""
         return self.command("evaluate", reason=reason)
 
+    def rollback(self, checkpoint: str | None = None, *, reason: str | None = None) -> SentUpdate:
+        """Goes back to a checkpoint of this run; what was asked for since stays in force.
+
+        Args:
+            checkpoint: The name of its directory, such as ``checkpoint-500``; None is the last one.
+        """
+        args = {} if checkpoint is None else {"checkpoint": checkpoint}
+        return self.command("rollback", reason=reason, **args)
+
     def cancel(self, id: str, *, reason: str | None = None) -> SentUpdate:
         """Withdraws a request that is still pending."""
         return self.command("cancel", id=id, reason=reason)

@@ -1,13 +1,11 @@
 """Live batch size, accumulation and number of steps, with exact data accounting, for a `Trainer`.
 
-The order of an epoch's samples is fixed when the epoch begins. A change cuts what is left of it into other
-batches: `Trainer._run_epoch` is left before it fetches the next batch, and called again with the rest of the
-epoch. Until something is asked for, the trainer runs as it would alone.
+The order of an epoch's samples is fixed when the epoch begins; a change cuts what is left of it into other
+batches. Until something is asked for, the trainer runs as it would alone.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -17,34 +15,16 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import IterableDataset
-from transformers import DefaultFlowCallback, ProgressCallback, SchedulerType, Trainer
+from transformers import ProgressCallback, SchedulerType, Trainer
 
 from ftlab_mlflow.control.wire import new_id
 from ftlab_mlflow.training.epoch_data import EpochData, why_fixed
+from ftlab_mlflow.training.epoch_loop import EpochLoop
 from ftlab_mlflow.training.schedule import LiveSchedule
 
 logger = logging.getLogger("ftlab_mlflow")
 
 _STEPS = ("max_steps", "num_train_epochs")
-_OWN_STATE = ("_epochs", "_epoch", "_rounds", "_asked", "_is_touched", "_is_cut", "_is_back", "_checkpoint")
-
-
-class _CutAnew(Exception):
-    """What is left of the epoch is to be cut into other batches."""
-
-
-class _PartOfEpoch(int):
-    """The number of an epoch of which a share is done; the trainer adds to it the share of the rest."""
-
-    left: float
-
-    def __new__(cls, epoch: int, done: float) -> _PartOfEpoch:
-        part = super().__new__(cls, epoch)
-        part.left = 1 - done
-        return part
-
-    def __add__(self, share: float) -> float:  # type: ignore[override]
-        return int(self) + 1 - self.left * (1 - share)
 
 
 class LiveBatches:
@@ -66,10 +46,10 @@ class LiveBatches:
             "set_initial_training_values": self._on_values,
             "_init_training_state": self._on_state,
             "_prepare_for_training": self._on_prepare,
-            "_run_epoch": self._on_epoch,
-            "get_batch_samples": self._on_batches,
-            "_maybe_log_save_evaluate": self._on_step_done,
-            "_finalize_training": self._on_end,
+            "_run_epoch": lambda plain, **given: self._loop.run_epoch(plain, **given),
+            "get_batch_samples": lambda plain, *given: self._loop.batches(plain, *given),
+            "_maybe_log_save_evaluate": lambda plain, *a, **k: self._loop.step_done(plain, *a, **k),
+            "_finalize_training": lambda plain, *given: self._loop.finalize(plain, *given),
         }
         for name, hook in hooks.items():
             setattr(trainer, name, partial(hook, getattr(trainer, name)))
@@ -81,20 +61,11 @@ class LiveBatches:
         self.training = ""
         self._schedule: LiveSchedule | None = None
         self._schedule_total = 0
-        self._data: EpochData | None = None
-        # Steps in an epoch as launched, for data whose batches cannot be cut.
-        self._updates = 0
+        self._loop = EpochLoop(self._trainer, None, 0)
         # The epochs that training ends with; None while the number of steps says it.
         self._epochs: float | None = None
-        self._epoch = 0
-        # Batches a rank since the data were cut last; samples over all ranks in this training.
-        self._rounds = self._seen = 0
         # What was asked for while training, of the four arguments that `_launch` holds.
         self._asked: frozenset[str] = frozenset()
-        # Whether something was changed; the rest of the epoch must be cut anew; the step done was taken back.
-        self._is_touched = self._is_cut = self._is_back = False
-        # Where the random state of the next batch is.
-        self._checkpoint: str | None = None
         self._saved: Mapping[str, Any] | None = None
         self._launch: dict[str, Any] = {}
         self._relaunched: dict[str, Any] = {}
@@ -126,15 +97,15 @@ class LiveBatches:
         """The epochs that training ends with; those that its steps will take if their number was given."""
         if self._epochs is not None:
             return self._epochs
-        left, of_this = self.max_steps - self.step, self._steps_left(self._done)
+        left, of_this = self.max_steps - self.step, self._loop.steps_left(self._loop.done)
         if left > of_this:
-            return self._epoch + 1 + (left - of_this) / self._steps_left(0)
-        return self.epochs_done + ((1 - self._done) * left / of_this if of_this else 0)
+            return self._loop.epoch + 1 + (left - of_this) / self._loop.steps_left(0)
+        return self.epochs_done + ((1 - self._loop.done) * left / of_this if of_this else 0)
 
     @property
     def epochs_done(self) -> float:
         """Epochs done, with the share of the one that runs."""
-        return self._epoch + self._done
+        return self._loop.epoch + self._loop.done
 
     @property
     def warmup_left(self) -> int:
@@ -144,7 +115,7 @@ class LiveBatches:
     @property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return self._data.total if self._data else 0
+        return self._loop.data.total if self._loop.data else 0
 
     def set_batch_size(self, size: int) -> None:
         """Makes the next step use batches of this many samples on each device."""
@@ -175,38 +146,35 @@ class LiveBatches:
             raise ValueError(
                 f"must be above {self.step}, the steps done, and at most {self.max_steps}, the last"
             )
-        self._is_touched = True
+        self._loop.is_touched = True
         self._schedule.warm_up(step - self.step, self.max_steps - self.step)
 
     def steps_of(self, epochs: float) -> int:
         """The step that training would end with after so many epochs."""
         part, whole = math.modf(epochs)
-        in_epoch = self._steps_left(0)
-        if self._epoch < whole:
-            others = int(whole) - self._epoch - 1
-            return self.step + self._steps_left(self._done) + others * in_epoch + math.ceil(part * in_epoch)
+        in_epoch = self._loop.steps_left(0)
+        if self._loop.epoch < whole:
+            others = int(whole) - self._loop.epoch - 1
+            return (
+                self.step
+                + self._loop.steps_left(self._loop.done)
+                + others * in_epoch
+                + math.ceil(part * in_epoch)
+            )
         return self.step + max(0, math.ceil(round((epochs - self.epochs_done) * in_epoch, 9)))
 
     def capture(self) -> Any:
         """Everything that `restore` needs to undo later changes."""
         state = self._trainer.state
-        own = {name: self.__dict__[name] for name in _OWN_STATE}
-        data = copy.copy(self._data.__dict__) if self._data else {}
+        arguments = (self.batch_size, self.accumulation)
+        steps = (state.max_steps, state.num_train_epochs)
         schedule = self._schedule.capture() if self._schedule else None
-        return (
-            own,
-            data,
-            (self.batch_size, self.accumulation),
-            (state.max_steps, state.num_train_epochs),
-            schedule,
-        )
+        return self._loop.capture(), self._epochs, self._asked, arguments, steps, schedule
 
     def restore(self, captured: Any) -> None:
         """Puts back what was in force at `capture`."""
-        own, data, (size, batches), steps, schedule = captured
-        self.__dict__.update(own)
-        if self._data:
-            self._data.__dict__.update(data)
+        loop, self._epochs, self._asked, (size, batches), steps, schedule = captured
+        self._loop.restore(loop)
         self._write_batch_size(size)
         self._trainer.args.gradient_accumulation_steps = batches
         self._trainer.state.max_steps, self._trainer.state.num_train_epochs = steps
@@ -241,12 +209,12 @@ class LiveBatches:
         """What a checkpoint must hold to go on, as JSON values."""
         trainer = self._trainer
         return {
-            "data": self._data.state(self._epoch, self._rounds) if self._data else None,
+            "data": self._loop.state(),
             "batch_size": self.batch_size,
             "accumulation": self.accumulation,
             "max_steps": self.max_steps,
             "epochs": self._epochs,
-            "touched": self._is_touched,
+            "touched": self._loop.is_touched,
             "clock": self._schedule.clock_state() if self._schedule else None,
             "schedule_total": self._schedule_total,
             "launch": self._launch,
@@ -260,14 +228,7 @@ class LiveBatches:
         """The trainer was brought back to a checkpoint of this training: its data go back too."""
         trainer = self._trainer
         self._go_to(saved, checkpoint)
-        # At once: a checkpoint that is written before the next batch must hold it.
-        trainer._load_rng_state(checkpoint)
-        self._checkpoint = None
-        self._is_back = True
-        # What the trainer was about to do is of a step that was taken back.
-        control = trainer.control
-        control.should_log = control.should_evaluate = control.should_save = False
-        control.should_training_stop = control.should_epoch_stop = False
+        self._loop.take_back()
         if self._schedule:
             self._schedule.go_on(saved["clock"])
         trainer._tr_loss.zero_()
@@ -278,18 +239,14 @@ class LiveBatches:
         self._show_steps()
 
     def _go_to(self, saved: Mapping[str, Any], checkpoint: str) -> None:
-        args = self._trainer.args
         self._trainer.state.max_steps = saved["max_steps"]
         self._epochs = saved["epochs"]
         self._asked = frozenset(saved["asked"])
-        self._is_touched = True
-        if self._data:
+        self._loop.is_touched = True
+        if self._loop.data:
             self._write_batch_size(saved["batch_size"])
-            args.gradient_accumulation_steps = saved["accumulation"]
-            self._epoch = self._data.load(saved["data"], args.train_batch_size)
-            self._checkpoint = checkpoint
-            self._is_cut = True
-            self._rounds = 0
+            self._trainer.args.gradient_accumulation_steps = saved["accumulation"]
+            self._loop.go_to(saved["data"], checkpoint)
 
     # --- hooks of the trainer, in the order of a training --------------------------------------------
 
@@ -298,7 +255,6 @@ class LiveBatches:
         values = plain(args, loader)
         self._begin_as_launched()
         self.training = broadcast_object_list([new_id()])[0]
-        self._updates = values[1]
         self._launch = {
             "per_device_train_batch_size": args.per_device_train_batch_size,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
@@ -309,7 +265,7 @@ class LiveBatches:
         streamed = isinstance(loader.dataset, IterableDataset) or not hasattr(loader, "__len__")
         self.no_steps = "the training data are a stream without a length" if streamed else None
         self.no_batches = self.no_steps or self._why_fixed(loader)
-        self._data = None if self.no_batches else EpochData(loader)
+        self._loop = EpochLoop(self._trainer, None if self.no_batches else EpochData(loader), values[1])
         return values
 
     def _why_fixed(self, loader: Any) -> str | None:
@@ -326,29 +282,29 @@ class LiveBatches:
         """The trainer reads a checkpoint's state: where the data go on is known exactly by our own."""
         begun: tuple[int, int] = plain(max_steps, updates, epochs, *rest)
         self._schedule_total = max_steps
-        self._epoch = begun[0]
-        checkpoint = rest[0]
+        self._loop.epoch = begun[0]
+        checkpoint, data = rest[0], self._loop.data
         saved = saved_control(self._trainer.state).get("batches") if checkpoint else None
         self.training = (saved or {}).get("training", self.training)
-        if not saved or self.no_steps or (saved["data"] is None) != (self._data is None):
+        if not saved or self.no_steps or (saved["data"] is None) != (data is None):
             return begun
         self._relaunched = self._new_arguments(saved["launch"], set(saved["asked"]))
         skips = not self._trainer.args.ignore_data_skip
         if not saved["touched"] and not self._relaunched:
-            if self._data and skips:
-                self._data.load(saved["data"], self._trainer.args.train_batch_size)
+            if data and skips:
+                data.load(saved["data"], self._trainer.args.train_batch_size)
             return begun
         self._saved = saved
         self._schedule_total = saved["schedule_total"]
         self._go_to(saved, checkpoint)
-        if self._data and not skips:
-            self._data.begin(0, self._trainer.args.train_batch_size)
-        # The trainer's own range of epochs is that of the launch arguments: `_on_epoch` counts its own.
-        return min(self._epoch, epochs - 1), begun[1]
+        if data and not skips:
+            data.begin(0, self._trainer.args.train_batch_size)
+        # The trainer's own range of epochs is that of the launch arguments: `EpochLoop` counts its own.
+        return min(self._loop.epoch, epochs - 1), begun[1]
 
     def _new_arguments(self, before: Mapping[str, Any], changed: set[str]) -> dict[str, Any]:
         """Launch arguments that differ from those before, where nothing asked for since wins over them."""
-        known = self._launch if self._data else _STEPS  # else they are what the dataloader was made with
+        known = self._launch if self._loop.data else _STEPS  # else they are what the dataloader was made with
         new = {name: self._launch[name] for name in known if self._launch[name] != before[name]}
         for name in set(new) & changed:
             logger.warning("%s: what was asked for while it trained wins over the launch argument", name)
@@ -369,136 +325,10 @@ class LiveBatches:
             self.warmup = trainer.args.get_warmup_steps(self._schedule_total)
         return prepared
 
-    def _on_epoch(self, plain: Callable[..., None], **given: Any) -> None:
-        """The trainer runs an epoch. Once something was changed, also all those that come after."""
-        if not self._is_cut:
-            if not self._is_touched:
-                self._epoch = given["epoch"]
-            resumes = given["resume_from_checkpoint"] and given["epoch"] == given["epochs_trained"]
-            skipped = given["steps_trained_in_current_epoch"] if resumes else 0
-            self._rounds = skipped
-            if self._data:
-                self._data.begin(0, self._trainer.args.train_batch_size)
-            if self._is_touched and resumes:
-                given["epochs_trained"] = self._epoch
-            try:
-                plain(**given | {"epoch": self._epoch})
-            except _CutAnew:
-                pass
-            else:
-                if not self._next_epoch():
-                    return
-        while self.step < self.max_steps:
-            self._rest_of_epoch(plain, given)
-            if not self._next_epoch():
-                return
-        self._trainer.control.should_training_stop = True
-
-    def _next_epoch(self) -> bool:
-        """Whether another epoch is ours to run; then it has begun."""
-        trainer = self._trainer
-        over = trainer.control.should_training_stop or self.step >= self.max_steps
-        if over or not self._is_touched:
-            trainer.control.should_training_stop |= over
-            return False
-        self._epoch += 1
-        self._rounds = 0
-        if self._data:
-            self._data.begin(0, trainer.args.train_batch_size)
-        trainer.control = trainer.callback_handler.on_epoch_begin(
-            trainer.args, trainer.state, trainer.control
-        )
-        return True
-
-    def _rest_of_epoch(self, plain: Callable[..., None], given: Mapping[str, Any]) -> None:
-        trainer = self._trainer
-        anew: dict[str, Any] = {"resume_from_checkpoint": None, "epoch": self._epoch}
-        if self._data is None:
-            plain(**{**given, **anew})
-            return
-        while True:
-            self._is_cut = self._is_back = False
-            if self._checkpoint:
-                trainer._load_rng_state(self._checkpoint)
-                self._checkpoint = None
-            rest = self._data.rest(self._epoch)
-            updates = math.ceil(len(rest) / self.accumulation)
-            if not updates:  # the new batches are larger than what is left, which is dropped
-                self._end_epoch(given)
-                return
-            anew |= {
-                "train_dataloader": rest,
-                "steps_in_epoch": len(rest),
-                "num_update_steps_per_epoch": updates,
-            }
-            try:
-                plain(**{**given, **anew, "epoch": _PartOfEpoch(self._epoch, self._done)})
-                return
-            except _CutAnew:
-                rest.drop()
-
-    def _end_epoch(self, given: Mapping[str, Any]) -> None:
-        trainer = self._trainer
-        trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
-        rest = (given[name] for name in ("model", "trial", "epoch", "ignore_keys_for_eval", "start_time"))
-        trainer._maybe_log_save_evaluate(trainer._tr_loss, None, *rest)
-
-    def _on_batches(self, plain: Callable[..., Any], *given: Any) -> Any:
-        if self._is_cut:
-            raise _CutAnew
-        batches, items = plain(*given)
-        before = self._data.used(self._rounds) if self._data else 0
-        self._rounds += len(batches)
-        self._seen += self._data.used(self._rounds) - before if self._data else 0
-        return batches, items
-
-    def _on_step_done(self, plain: Callable[..., None], *given: Any, **named: Any) -> None:
-        trainer = self._trainer
-        if not trainer.control.should_training_stop:
-            if self._is_back:
-                raise _CutAnew
-            if (
-                self._is_cut and self.step >= self.max_steps
-            ):  # a change made it the last step, after all looked
-                DefaultFlowCallback().on_step_end(trainer.args, trainer.state, trainer.control)
-        plain(*given, **named)
-
-    def _on_end(self, plain: Callable[..., Any], trial: Any, samples: float, start_time: float) -> Any:
-        if self._is_touched and self._data:
-            # The trainer takes its share of what was planned at launch.
-            steps = max(1, self.step - self._trainer._initial_global_step)
-            samples = self._seen * max(self.max_steps, 1) / steps
-        return plain(trial, samples, start_time)
-
     # --- inside ------------------------------------------------------------------------------------
 
-    @property
-    def _done(self) -> float:
-        """The share of the epoch that is done."""
-        if self._data:
-            return self._data.used(self._rounds) / self._data.total
-        return min(1.0, self._rounds / (self._updates * self.accumulation))
-
-    def _steps_left(self, done: float) -> int:
-        """Steps of what is left of an epoch."""
-        if self._data is None:
-            return math.ceil(round((1 - done) * self._updates, 9))
-        samples = self._data.total - round(done * self._data.total)
-        rounds = self._data.rounds(samples, self._trainer.args.train_batch_size)
-        return (
-            math.ceil(rounds / self.accumulation) if done else max(1, math.ceil(rounds / self.accumulation))
-        )
-
     def _cut(self, change: Callable[[], None]) -> None:
-        assert self._data is not None
-        size = self._trainer.args.train_batch_size
-        used = self._data.used(self._rounds)
-        if not self._data.rounds(self._data.total - used, size):
-            used = self._data.total  # the epoch ends with this step: a rest that makes no batch is dropped
-        change()
-        self._data.begin(used, self._trainer.args.train_batch_size)
-        self._rounds = 0
-        self._is_cut = self._is_touched = True
+        self._loop.cut(change)
         if self._epochs is not None:
             self._end_with(self.steps_of(self._epochs))
 
@@ -510,7 +340,7 @@ class LiveBatches:
     def _end_with(self, steps: int) -> None:
         state = self._trainer.state
         left_before, left = state.max_steps - self.step, steps - self.step
-        self._is_touched = True
+        self._loop.is_touched = True
         if left != left_before:
             state.max_steps = steps
             if self._schedule:

@@ -25,7 +25,7 @@ from ftlab_mlflow.training.schedule import LiveSchedule
 from ftlab_mlflow.training.trainer_host import TrainerHost
 from ftlab_mlflow.training.tunable import Trainee
 from ftlab_mlflow.training.tunables import Limits, build_tunables, check_limits
-from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target
+from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target, ended_by
 
 logger = logging.getLogger("ftlab_mlflow")
 
@@ -201,9 +201,7 @@ class LiveControl(TrainerCallback, ExportableState):
 
     def _failed(self, error: BaseException) -> None:
         if self._live is not None and self._live.training.is_open and not self._is_tried_again(error):
-            stopped = isinstance(error, KeyboardInterrupt)
-            text = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
-            self._live.end("stopped" if stopped else "failed", None if stopped else text)
+            self._live.end(*ended_by(error))
 
     def _is_tried_again(self, error: BaseException) -> bool:
         """Whether transformers begins anew with a smaller batch."""

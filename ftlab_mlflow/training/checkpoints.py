@@ -136,7 +136,7 @@ def _check_safetensors(file: Path) -> None:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             size = file.stat().st_size
-            header = json.loads(stream.read(length)) if length <= size else None
+            header = json.loads(stream.read(min(length, size)))
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         end = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
     except FileNotFoundError:

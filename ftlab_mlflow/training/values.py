@@ -95,7 +95,7 @@ class Values:
     def load(self, saved: Mapping[str, Any]) -> None:
         """Brings back what `saved` gave, when training resumes from that checkpoint."""
         self._load(saved)
-        for name in self._tunables.keys() & saved.get("changed", {}):
+        for name in self._kept(saved):
             self._changed[name] = saved["changed"][name]
             self._asked[name] = saved["asked"][name]
 
@@ -117,10 +117,14 @@ class Values:
         return errors
 
     def _load(self, saved: Mapping[str, Any]) -> None:
-        values = saved.get("values", {})
-        for name, tunable in self._tunables.items():
-            if name in values:
-                (tunable.load or tunable.apply)(values[name])
+        for name in self._kept(saved):
+            tunable = self._tunables[name]
+            (tunable.load or tunable.apply)(saved["values"][name])
+
+    def _kept(self, saved: Mapping[str, Any]) -> list[str]:
+        """The names of what was changed, is still there, and can still have that value (of an enum)."""
+        asked = saved.get("asked", {})
+        return [n for n, tunable in self._tunables.items() if n in asked and tunable.accepts(asked[n])]
 
 
 def error_text(error: Exception) -> str:

@@ -167,7 +167,7 @@ class RealTrainer:
             id=new_id(),
             tunables=self._tunables(),
             unsupported={"save_steps": "save_strategy is 'no', not 'steps'"},
-            commands=("pause", "resume", "stop", "checkpoint", "evaluate", "cancel"),
+            commands=("pause", "resume", "stop", "checkpoint", "evaluate", "rollback", "cancel"),
             host=self,
             outbox=self._listener,
             describe=self._describe,
@@ -225,6 +225,10 @@ class RealTrainer:
 
     def evaluate(self) -> Mapping[str, float]:
         return {"eval_loss": 0.5}
+
+    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+        self.step = 1
+        return str(self._folder / (checkpoint or "checkpoint-1")), {}, self.step
 
     def stop(self) -> None:
         self._stopped = True

@@ -14,7 +14,7 @@ from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, read_entry
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 
-COMMANDS = ("pause", "resume", "stop", "checkpoint", "evaluate")
+COMMANDS = ("pause", "resume", "stop", "checkpoint", "evaluate", "rollback")
 
 
 def entry_of(uri: str, run_id: str, update_id: str) -> Entry:
@@ -194,6 +194,16 @@ def test_every_command_is_done_and_answered(ftlab: Ftlab, trainer: RealTrainer) 
     assert trainer.session.state == "stopped"
     status = ftlab("status", trainer.run_id, "--json").json
     assert (status["state"], status["mlflow_status"]) == ("stopped", "KILLED")
+
+
+def test_going_back_to_a_checkpoint(ftlab: Ftlab, trainer: RealTrainer) -> None:
+    until(lambda: trainer.step > 1, "a step to go back from")
+    last = ftlab("rollback", "--wait", "--json")
+    assert last.code == 0, last.err
+    assert last.json["answer"]["result"]["checkpoint"].endswith("/checkpoint-1")
+    assert (last.json["answer"]["step"], last.json["answer"]["result"]["step"]) == (1, 1)
+    named = ftlab("rollback", trainer.run_id, "--checkpoint", "checkpoint-7", "--wait")
+    assert "/checkpoint-7" in named.out
 
 
 def test_stop_without_saving(ftlab: Ftlab, trainer: RealTrainer) -> None:

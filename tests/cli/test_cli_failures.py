@@ -28,6 +28,7 @@ VERBS_ON_A_STORE = (
     ("stop", "0" * 32),
     ("checkpoint",),
     ("evaluate",),
+    ("rollback",),
     ("cancel", "latest", "x"),
 )
 

@@ -112,7 +112,7 @@ def test_every_verb_and_option_is_documented_with_an_example() -> None:
         example = re.search(r"```(?:sh|console)\n(.*?)```", section, re.S)
         assert example, path
         assert f"ftlab {' '.join(path)}" in example[1], path
-        documented = set(re.findall(r"(?<![\w-])--[a-z_][\w-]*", section))
+        documented = set(re.findall(r"(?<![\w-])--[a-z_][\w-]*(?:\.\w+)?", section))
         options = {
             opt for p in command.params for opt in (*p.opts, *p.secondary_opts) if opt.startswith("--")
         }

@@ -27,7 +27,7 @@ SURFACE = Surface(
         "use_cache": Param("bool", True, True),
         "lr_schedule": Param("enum", "keep", "keep", choices=("keep", "hold")),
     },
-    commands=("pause", "resume", "stop", "checkpoint", "cancel"),
+    commands=("pause", "resume", "stop", "checkpoint", "rollback", "cancel"),
 )
 
 

@@ -129,7 +129,7 @@ def test_a_request_that_fits_has_no_problem() -> None:
         ({"command": "dance"}, "unknown_command", {"command"}),
         ({"command": ""}, "unknown_command", {"command"}),
         ({"command": "evaluate"}, "not_supported", {"command"}),
-        ({"command": "rollback"}, "not_supported", {"command"}),
+        ({"command": "rollback", "args": {"checkpoint": 500}}, "wrong_type", {"command"}),
         ({"command": "pause", "args": {"save": True}}, "invalid", {"command"}),
         ({"command": "cancel"}, "invalid", {"command"}),
         ({"command": "stop", "args": {"save": 1}}, "wrong_type", {"command"}),
@@ -156,7 +156,7 @@ def test_what_the_run_has_is_said() -> None:
     _, errors = problems_of(set={"momentum": 0.9}) or ("", {})
     assert "it has learning_rate, weight_decay, logging_steps, use_cache, lr_schedule" in errors["momentum"]
     _, errors = problems_of(command="evaluate") or ("", {})
-    assert "this run takes pause, resume, stop, checkpoint, cancel" in errors["command"]
+    assert "this run takes pause, resume, stop, checkpoint, rollback, cancel" in errors["command"]
 
 
 def test_all_that_is_wrong_is_named_under_the_first_code() -> None:

@@ -203,6 +203,8 @@ def test_parameters_whose_names_are_arguments_are_given_as_a_mapping(live: Live)
         (lambda run: run.stop(reason="why"), "stop", {"save": True}),
         (lambda run: run.stop(save=False, reason="why"), "stop", {"save": False}),
         (lambda run: run.checkpoint(reason="why"), "checkpoint", {}),
+        (lambda run: run.rollback(reason="why"), "rollback", {}),
+        (lambda run: run.rollback("checkpoint-5", reason="why"), "rollback", {"checkpoint": "checkpoint-5"}),
         (lambda run: run.cancel("abc", reason="why"), "cancel", {"id": "abc"}),
         (lambda run: run.command("stop", save=True, reason="why"), "stop", {"save": True}),
     ],

@@ -170,6 +170,7 @@ POINTS: dict[str, Callable[[Any, Any, int], None]] = {
     "state": state,
     "weights": lambda t, _, step: _at(t, "_save_optimizer_and_scheduler", step, lambda *_: die()),
     "random": lambda t, _, step: _at(t, "_save_rng_state", step, lambda *_: die()),
+    "term": lambda t, _, step: _at(t, "get_train_dataloader", step, lambda *_: os.kill(os.getpid(), 15)),
     "model": lambda t, _, step: _at(t, "_finish_current_push", step, lambda *_: die()),
 }
 

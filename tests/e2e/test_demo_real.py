@@ -69,7 +69,7 @@ def test_a_real_model_learns_while_batch_size_and_rate_change(tmp_path: Path) ->
     assert entry.ack is not None
     assert entry.ack.status == "applied"
     old_rate, new_rate = entry.ack.changes["learning_rate"]
-    assert entry.ack.changes["per_device_train_batch_size"] == [2, 4]
+    assert entry.ack.changes["per_device_train_batch_size"] == (2, 4)
     # 120 samples, two a step until then and four a step from then on, each of them once.
     steps = entry.ack.step + math.ceil((120 - 2 * entry.ack.step) / 4)
     status = run.status()

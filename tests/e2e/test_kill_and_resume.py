@@ -330,6 +330,13 @@ def test_killed_before_the_first_checkpoint(new_lab: Callable[[], Lab]) -> None:
     assert len(lab.steps()) == 3
 
 
+def test_sigterm_before_the_first_step_ends_the_run(new_lab: Callable[[], Lab]) -> None:
+    """The trainer was called, and live control does not catch signals yet."""
+    lab = new_lab()
+    assert lab.play("train", "sft", *ARGUMENTS, kill=("term", 0)) == 143, lab.output[-3000:]
+    assert lab.store.get(lab.run_id).status == "KILLED"
+
+
 @pytest.mark.slow
 def test_two_ranks(new_lab: Callable[[], Lab]) -> None:
     """Rank 0 dies in a checkpoint; both ranks go on from the one before."""

@@ -12,8 +12,10 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.projects._project_spec import load_project
 from mlflow.utils.environment import _PythonEnv
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from ftlab_mlflow.control import tags
+from ftlab_mlflow.training.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 MLFLOW = Path(sys.executable).with_name("mlflow")
@@ -79,6 +81,24 @@ def test_mlflow_run_trains_the_demo_with_the_parameters_it_was_given(
     assert yaml.safe_load(config.read_text())["max_steps"] == 3
 
 
+def test_mlflow_run_trains_the_pipeline_as_children_of_its_run(tracking_uri: str, tmp_path: Path) -> None:
+    quick = {"logging_steps": 1, "eval_strategy": "no", "per_device_train_batch_size": 4}
+    stages = {"reward.max_steps": 2, "policy.max_steps": 1, "policy.num_generations": 2}
+    chosen = {"policy.method": "rloo", "output_dir": tmp_path / "both"}
+    done = mlflow_run("rlhf", tracking_uri, tmp_path, **quick, **stages, **chosen)
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = MlflowClient(tracking_uri).search_runs(["0"], order_by=["attributes.start_time"])
+    parent, reward, policy = runs
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert parent.data.params["policy.method"] == "rloo"
+    assert tags.STATUS not in parent.data.tags
+    for child, method, steps in ((reward, "reward", "2"), (policy, "rloo", "1")):
+        assert child.data.tags[MLFLOW_PARENT_RUN_ID] == parent.info.run_id
+        assert f'"method":"{method}"' in child.data.tags[tags.STATUS]
+        assert child.data.params["max_steps"] == steps
+    assert (tmp_path / "both" / "policy" / "model.safetensors").is_file()
+
+
 def test_a_mistake_in_a_parameter_fails_the_run(tracking_uri: str, tmp_path: Path) -> None:
     done = mlflow_run("sft", tracking_uri, tmp_path, lerning_rate="1e-3")
     assert done.returncode != 0
@@ -90,7 +110,10 @@ def test_a_mistake_in_a_parameter_fails_the_run(tracking_uri: str, tmp_path: Pat
 def test_the_project_has_its_entry_points_and_an_environment_that_is_there() -> None:
     project = load_project(str(ROOT))
     assert project.name == "ftlab-mlflow"
-    assert set(project._entry_points) == {"sft", "dashboard"}
+    methods = {*METHODS, "rlhf"}
+    assert set(project._entry_points) == {*methods, "dashboard"}
+    for name in methods:
+        assert project.get_entry_point(name).compute_command({}, None).endswith(f"ftlab train {name}")
     assert project.get_entry_point("dashboard").compute_command({}, None).endswith("ftlab dashboard")
     # A declared parameter would be logged with its default, and a run cannot change what it has logged.
     assert not any(entry_point.parameters for entry_point in project._entry_points.values())

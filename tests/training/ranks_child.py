@@ -244,6 +244,14 @@ def lost(folder: Path) -> None:
     pair.leave("lost")
 
 
+def refused(folder: Path) -> None:
+    """The model says that its ranks share each sample, as with tensor parallelism."""
+    pair = Pair(folder)
+    pair.make_two(max_steps=4).model._tp_size = 2
+    pair.train()
+    pair.leave("refused")
+
+
 def signalled(folder: Path) -> None:
     """SIGTERM reaches rank 1 alone."""
     pair = Pair(folder)
@@ -262,6 +270,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "resume": resume,
     "rollback": rollback,
     "lost": lost,
+    "refused": refused,
     "signalled": signalled,
 }
 

@@ -18,7 +18,7 @@ from loop_child import Program
 from loop_tiny import POLL_S, RATES, asked, batch, close, groups, net
 from training_doubles import request, wait_for
 
-from ftlab_mlflow import LiveLoop, LiveRun, MlflowRunStore, RunNotFound
+from ftlab_mlflow import LiveLoop, LiveRun, MemoryRunStore, MlflowRunStore
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Ack, Status
@@ -106,8 +106,24 @@ def test_a_loaded_state_goes_on_in_its_run_and_another_active_run_wins(
     mlflow.delete_run(str(first.live.run_id))
     lost = Program(tmp_path)
     lost.resume(path)
-    with pytest.raises((mlflow.MlflowException, RunNotFound)):
+    with pytest.raises(mlflow.MlflowException, match="deleted"):
         lost.live.start()
+
+
+def test_the_guides_loop_runs_as_it_is(tracking_uri: str) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "plain_pytorch.md").read_text()
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    names: dict[str, Any] = {
+        "LiveLoop": LiveLoop,
+        "torch": torch,
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer),
+        "batches": lambda mix: [batch(step) for step in range(5) if mix.value == 0.5],
+    }
+    exec(guide.split("```python\n")[1].split("```")[0], names)
+    assert (names["live"].outcome, names["live"].steps_done) == ("finished", 5)
 
 
 # --- accelerate ----------------------------------------------------------------------------------
@@ -142,8 +158,6 @@ def test_prepared_by_accelerate_with_accumulation(tmp_path: Path) -> None:
                         optimizer.zero_grad()
                     live.step()
         return used
-
-    from ftlab_mlflow import MemoryRunStore
 
     store = MemoryRunStore()
     run_id = store.create_run()

@@ -219,6 +219,14 @@ def test_ranks_that_lost_each_other_train_on_unchanged(case: Callable[[str], See
     assert seen["outcome"] == "finished"
 
 
+def test_ranks_of_a_kind_that_is_not_known_to_work_train_without_live_control(
+    case: Callable[[str], Seen],
+) -> None:
+    seen = case("refused")
+    assert (seen["ended"], seen["outcome"], seen.tags) == (["returned"], None, {})
+    assert seen["begun"] == [1, 2, 3, 4]
+
+
 def test_a_signal_to_another_rank_stops_all(case: Callable[[str], Seen]) -> None:
     seen = case("signalled")
     assert seen["ended"] == ["SystemExit(143)"]

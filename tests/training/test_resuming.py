@@ -12,7 +12,9 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from ftlab_mlflow import ConfigError, RunNotFound
 from ftlab_mlflow.cli.train import train
@@ -21,7 +23,6 @@ from ftlab_mlflow.control.messages import Ack, State, Status, Update
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 from ftlab_mlflow.control.surface import Param, Surface
 from ftlab_mlflow.control.wire import utc_now
-from ftlab_mlflow.training import resuming
 from ftlab_mlflow.training.config import load_config
 from ftlab_mlflow.training.methods import METHODS
 from ftlab_mlflow.training.resuming import Resumption, find_resumption
@@ -36,14 +37,17 @@ def dead_pid() -> int:
 
 
 class Place:
-    """An MLflow with runs whose trainers are long gone, and a folder with a checkpoint that counts as whole."""
+    """An MLflow with runs whose trainers are long gone, and a folder with the smallest whole checkpoint."""
 
-    def __init__(self, uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, uri: str, folder: Path) -> None:
         self.store = MlflowRunStore(uri)
         self.folder = folder
-        (folder / "out" / "checkpoint-8").mkdir(parents=True)
-        monkeypatch.setattr(resuming, "last_whole", lambda f: next(Path(f).glob("checkpoint-8"), None))
-        monkeypatch.setattr(resuming, "holds_only_model", lambda _: False)
+        checkpoint = folder / "out" / "checkpoint-8"
+        checkpoint.mkdir(parents=True)
+        save_file({"w": torch.ones(2)}, checkpoint / "model.safetensors")
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({}, checkpoint / name)
+        (checkpoint / "trainer_state.json").write_text('{"global_step": 8}')
 
     def run(
         self,
@@ -81,8 +85,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    return Place(tracking_uri, tmp_path, monkeypatch)
+def place(tracking_uri: str, tmp_path: Path) -> Place:
+    return Place(tracking_uri, tmp_path)
 
 
 def test_the_newest_run_of_the_method_that_did_not_finish(place: Place) -> None:
@@ -140,7 +144,8 @@ def test_what_cannot_go_on(place: Place) -> None:
     assert "no whole checkpoint in nowhere (it trained on node7)" in place.refusal(elsewhere)
     found = place.find(elsewhere, output_dir=str(place.folder / "out"))
     assert found.checkpoint.endswith("checkpoint-8"), "the folder has moved"
-    asked = str(place.folder / "out" / "checkpoint-8")
+    (place.folder / "out" / "checkpoint-9").mkdir()
+    asked = str(place.folder / "out" / "checkpoint-9")
     text = place.refusal(elsewhere, resume_from_checkpoint=asked)
     assert text == f"--resume_from_checkpoint: {asked}: trainer_state.json is missing"
     with mlflow.start_run() as run:
@@ -156,7 +161,7 @@ def test_without_its_config_a_run_goes_on_with_what_is_given(place: Place) -> No
     assert found.config == {}
 
 
-def test_what_is_given_now_and_what_was_asked_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_given_now_and_what_was_asked_for(place: Place) -> None:
     now = utc_now()
     requests = {
         "a": (Update(at=now, set={"learning_rate": 5e-4}, by="alice"), Ack("applied", 3, now, "s")),

@@ -144,7 +144,7 @@ WRONG = [
     (
         "rewards:plain",
         "rewards:plain cannot be called: got an unexpected keyword argument 'prompts'; it is given the "
-        "keywords prompts, completions, completion_ids, trainer_state, log_extra, log_metric, answer: take **k",
+        "keywords prompts, completions, completion_ids, trainer_state, log_extra, log_metric, answer: take",
     ),
     ("rewards:solution", "rewards:solution cannot be called: missing a required argument: 'solution'; it is"),
 ]

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from training_doubles import LIMIT_S, Desk, Trainee, entry, new_session, request, wait_for
+from training_doubles import COMMANDS, LIMIT_S, Desk, Trainee, entry, new_session, request, wait_for
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Ack
+from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import format_time, utc_now
 from ftlab_mlflow.training.session import Session
 
@@ -414,6 +415,151 @@ def test_the_surface_is_posted_when_it_is_asked_for_and_not_at_every_step(bench:
     assert len(bench.desk.posts) == before + 1
     param = bench.desk.surface().params["rate"]
     assert (param.value, param.asked) == (bench.trainee.rate, 0.1)
+
+
+# --- going back ----------------------------------------------------------------------------------
+
+
+class _GoingBack(Bench):
+    """A session whose training can go back to step 7, at which ``rate`` was asked for."""
+
+    def __init__(self, **then: Any) -> None:
+        super().__init__(commands=(*COMMANDS, "rollback"))
+        if then:
+            self.ask("then", set=then)
+        values = {name: getattr(self.trainee, name) for name in ("rate", "steps", "flag", "mode", "late")}
+        self.trainee.kept = (7, self.session.saved_state(), values)
+        self.session.boundary(20)
+
+
+def test_going_back_keeps_what_was_asked_for_since_and_restores_the_rest() -> None:
+    bench = _GoingBack(rate=0.2, mode="hold")
+    bench.trainee.rate = 0.15  # a schedule moved it
+    bench.ask("a", set={"late": 3.0})
+    bench.ask("b", set={"steps": 9, "late": 4.0})
+    bench.trainee.done.clear()
+    ack = bench.ask("back", command="rollback", args={"checkpoint": "checkpoint-7"})
+    assert (ack.status, ack.step) == ("applied", 7)
+    assert ack.result == {"checkpoint": "/somewhere/checkpoint-7", "step": 7}
+    now = bench.trainee
+    assert (now.rate, now.mode, now.steps, now.late) == (0.2, "hold", 9, 4.0)
+    assert now.done[0] == "rollback checkpoint-7"
+    assert bench.session.step == 7
+    assert bench.desk.surface().params["steps"].asked == 9
+    assert bench.session.saved_state()["asked"] == {"rate": 0.2, "mode": "hold", "late": 4.0, "steps": 9}
+
+
+def test_what_was_asked_for_since_comes_in_the_order_in_which_it_was_asked_for() -> None:
+    bench = _GoingBack()
+    bench.ask("a", set={"late": 3.0})
+    bench.ask("b", set={"mode": "hold", "rate": 0.3})
+    bench.ask("c", set={"steps": 9})
+    bench.trainee.done.clear()
+    bench.ask("back", command="rollback")
+    assert bench.trainee.done == ["rollback None", "apply late", "apply rate", "apply mode", "apply steps"]
+
+
+def test_a_request_for_a_step_keeps_waiting_over_a_rollback() -> None:
+    bench = _GoingBack()
+    bench.send("late", set={"rate": 0.9}, at_step=25)
+    bench.ask("back", command="rollback")
+    for step in (8, 20, 24):
+        bench.session.boundary(step)
+    assert bench.desk.answered() == ["back"]
+    bench.session.boundary(25)
+    assert bench.desk.ack("late").step == 25
+
+
+def test_a_paused_training_goes_back_and_stays_paused() -> None:
+    bench = _GoingBack()
+    bench.send("p", command="pause")
+    with _in_thread(lambda: bench.session.boundary(20)):
+        wait_for(lambda: "p" in bench.desk.answered(), "the pause")
+        bench.send("back", command="rollback")
+        wait_for(lambda: "back" in bench.desk.answered(), "the rollback")
+        assert (bench.session.state, bench.session.step) == ("paused", 7)
+        bench.send("r", command="resume")
+
+
+def test_a_rollback_that_fails_changes_nothing() -> None:
+    bench = _GoingBack(rate=0.2)
+    bench.ask("a", set={"late": 3.0})
+    bench.trainee.breaks = {"rollback gone"}
+    ack = bench.ask("back", command="rollback", args={"checkpoint": "gone"})
+    assert (ack.code, ack.step) == ("failed", 20)
+    assert ack.errors == {"command": "RuntimeError: rollback gone is broken"}
+    assert (bench.trainee.rate, bench.trainee.late) == (0.2, 3.0)
+
+
+def test_a_rollback_says_which_value_it_could_not_keep() -> None:
+    bench = _GoingBack()
+    bench.ask("a", set={"late": 3.0})
+    bench.trainee.breaks = {"apply late"}
+    ack = bench.ask("back", command="rollback")
+    assert (ack.code, ack.step) == ("failed", 7)
+    assert "went back to /somewhere/checkpoint-7, but late: RuntimeError" in ack.errors["command"]
+    assert bench.trainee.late == 1.0
+
+
+# --- for a while ---------------------------------------------------------------------------------
+
+
+def test_a_parameter_that_cannot_be_changed_now_is_not_offered_and_says_why(bench: Bench) -> None:
+    bench.ask("a", set={"steps": 9})
+    bench.trainee.gone = {"steps": "the warm-up is over"}
+    bench.session.refresh_surface()
+    bench.session.boundary(8)
+    assert "steps" not in bench.desk.surface().params
+    ack = bench.ask("b", set={"steps": 11, "rate": 0.2})
+    assert (ack.code, ack.errors) == ("not_supported", {"steps": "the warm-up is over"})
+    assert (bench.trainee.steps, bench.trainee.rate) == (9, 0.1)
+    assert bench.session.saved_state()["values"] == {"steps": 9}, "what was asked for is still in force"
+
+
+def test_it_is_decided_when_the_request_is_due(bench: Bench) -> None:
+    bench.send("a", set={"steps": 9}, at_step=10)
+    bench.session.boundary(8)
+    assert bench.desk.answered() == []
+    bench.trainee.gone = {"steps": "the warm-up is over"}
+    bench.session.boundary(10)
+    assert bench.desk.ack("a").code == "not_supported"
+
+
+def test_a_withdrawn_session_answers_everything_with_the_reason() -> None:
+    bench = Bench()
+    bench.ask("a", set={"rate": 0.2})
+    bench.send("waits", set={"rate": 0.3}, at_step=12)
+    bench.session.boundary(8)
+    bench.session.withdraw("rank 1 is lost")
+    assert bench.desk.surface() == Surface({}, ())
+    assert bench.ask("b", set={"rate": 0.4}).errors == {"rate": "rank 1 is lost"}
+    assert bench.ask("c", command="stop").errors == {"command": "rank 1 is lost"}
+    bench.session.boundary(12)
+    assert bench.desk.ack("waits").code == "not_supported"
+    assert bench.trainee.rate == 0.2
+    assert bench.session.saved_state()["values"] == {"rate": 0.2}
+
+
+def test_a_pause_keeps_calling_idle_in_the_training_thread() -> None:
+    threads: list[threading.Thread] = []
+    bench = Bench(idle=lambda: threads.append(threading.current_thread()))
+    bench.session.boundary(8)
+    assert threads == []
+    bench.send("p", command="pause")
+    with _in_thread(lambda: bench.session.boundary(9)) as training:
+        wait_for(lambda: len(threads) >= 3, "three calls")
+        bench.send("r", command="resume")
+    assert set(threads) == {training}
+
+
+def test_a_history_that_comes_after_the_end_changes_nothing(bench: Bench) -> None:
+    bench.ask("a", set={"rate": 0.2})
+    ledger = _history(bench.desk, a={"set": {"rate": 0.2}})
+    session, _, trainee = _resumed({}, None)
+    session.end("finished")
+    session.deliver_history(ledger)
+    session.answer_rest()
+    assert trainee.rate == 0.1
 
 
 # --- what survives -----------------------------------------------------------------------------------

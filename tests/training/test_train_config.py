@@ -146,7 +146,7 @@ MISTAKES = [
     (
         BASE + "resume_from_checkpoint: true\noutput_dir: .",
         (),
-        "sft.yaml: resume_from_checkpoint: there is no checkpoint in output_dir (.)",
+        "sft.yaml: resume_from_checkpoint: there is no whole checkpoint in output_dir (.)",
     ),
     ("a: [1", (), "--config: sft.yaml is no YAML: expected ',' or ']', but got '<stream end>' (line 1)"),
     ("- a", (), "--config: sft.yaml must hold a YAML mapping (key: value), got ['a']"),
@@ -185,11 +185,11 @@ def test_a_missing_file_and_a_file_that_is_no_text_are_named(tmp_path: Path) -> 
         load_config(SFT, str(tmp_path / "latin.yaml"), ())
 
 
-def by_trl(path: str, *options: str) -> tuple[Any, ...]:
+def by_trl(path: str, *options: str, types: tuple[Any, ...] = TRL_TYPES) -> tuple[Any, ...]:
     """The same file and options as TRL's own parser understands them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return TrlParser(TRL_TYPES).parse_args_and_config(["--config", path, *options])
+        return TrlParser(types).parse_args_and_config(["--config", path, *options])
 
 
 def as_dict(arguments: Any, *without: str) -> dict[str, Any]:
@@ -216,6 +216,44 @@ def test_a_trl_file_means_what_it_means_to_trl(config_file: Any, options: tuple[
     assert as_dict(ours.script) == as_dict(script)
     assert as_dict(ours.mixture) == as_dict(mixture)
     assert ours.training.report_to == ["mlflow"]
+
+
+OF_METHOD = {
+    "sft": "neftune_noise_alpha: 5\npacking: true",
+    "dpo": "beta: 0.2\nloss_type: [sigmoid, bco_pair]\nloss_weights: [0.8, 0.2]\nprecompute_ref_log_probs: yes",
+    "orpo": "beta: 0.2\nmax_length: 512\ndisable_dropout: false",
+    "kto": "desirable_weight: 1.5\nundesirable_weight: 1\nloss_type: apo_zero_unpaired",
+    "reward": "center_rewards_coefficient: 0.01\nlora_task_type: SEQ_CLS\nmax_length: null",
+    "grpo": "reward_funcs: [a.b, think_format_reward]\nreward_weights: [1, 0.5]\nscale_rewards: false\n"
+    "epsilon_high: 0.28\ntop_p: 0.9\nloss_type: dr_grpo\ngeneration_kwargs: {typical_p: 0.9}\nnum_generations: 4",
+    "rloo": "reward_model_name_or_path: some/model\nnormalize_advantages: true\nbeta: 0\nnum_generations: 2",
+}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_file_of_every_method_means_what_it_means_to_trl(config_file: Any, name: str) -> None:
+    method = METHODS[name]
+    types = (method.script_class(), method.config_class(), ModelConfig, DatasetMixtureConfig)
+    path = config_file(f"model_name_or_path: gpt2\ndataset_name: a/b\nbf16: false\n{OF_METHOD[name]}\n")
+    options = ("--learning_rate", "3e-5", "--max_steps", "7")
+    options += ("--reward_clip_range", "-1", "1.5") if name == "rloo" else ()
+    ours = load_config(method, path, options)
+    theirs = by_trl(path, *options, types=types)
+    changed = ("report_to", "dataloader_pin_memory")
+    for mine, other in zip((ours.script, ours.training, ours.model, ours.mixture), theirs, strict=True):
+        assert type(mine) is type(other)
+        assert as_dict(mine, *changed) == as_dict(other, *changed)
+    again = load_config(method, config_file(ours.as_yaml()), ())
+    assert as_dict(again.training) == as_dict(ours.training)
+    assert as_dict(again.script) == as_dict(ours.script)
+
+
+def test_a_value_that_fits_no_list_or_pair_is_named() -> None:
+    demo = ("--model", "demo", "--data", "demo")
+    with pytest.raises(ConfigError, match="--reward_weights must be null or a list of numbers, got"):
+        load_config(METHODS["grpo"], None, (*demo, "--reward_weights", "x"))
+    with pytest.raises(ConfigError, match="--reward_clip_range must be null or 2 numbers, got"):
+        load_config(METHODS["rloo"], None, (*demo, "--reward_clip_range", "1"))
 
 
 def test_a_mixture_of_datasets_is_read_as_trl_reads_it(config_file: Any) -> None:

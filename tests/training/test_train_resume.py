@@ -32,8 +32,14 @@ def test_a_value_on_the_command_line_of_a_resume_is_a_new_request(tracking_uri: 
     )
     asked = {name: param.asked for name, param in run.surface().params.items()}
     assert (asked["learning_rate"], asked["weight_decay"]) == (9e-4, 0.5)
-    told = [(e.update.set, e.update.reason, e.ack.step) for e in run.history() if e.update and e.ack]
-    assert told == [
-        ({"learning_rate": 9e-4}, "given on resume", 2),
-        ({"weight_decay": 0.5}, "given on resume", 2),
-    ]
+    entries = [(e.update, e.ack) for e in run.history() if e.update and e.ack]
+    told = {name: value for update, _ in entries for name, value in (update.set or {}).items()}
+    assert told == {
+        "learning_rate": 9e-4,
+        "weight_decay": 0.5,
+        "per_device_train_batch_size": 2,
+        "max_steps": 4,
+    }
+    assert {(update.reason, ack.status, ack.step) for update, ack in entries} == {
+        ("given on resume", "applied", 2)
+    }

@@ -90,6 +90,7 @@ class Trainee:
 
     Attributes:
         done: What the session made it do, in order. breaks: Names of what raises when it is used.
+        kept: What `rollback` goes back to. gone: Why parameters cannot be changed now, by name.
     """
 
     rate: float = 0.1
@@ -101,6 +102,8 @@ class Trainee:
     breaks: set[str] = field(default_factory=set)
     entered: threading.Event = field(default_factory=threading.Event)
     gate: threading.Event | None = None
+    kept: tuple[int, Mapping[str, Any], Mapping[str, Any]] = (0, {}, {})
+    gone: dict[str, str] = field(default_factory=dict)
 
     def _use(self, name: str) -> None:
         if name in self.breaks:
@@ -120,6 +123,14 @@ class Trainee:
 
     def stop(self) -> None:
         self._use("stop")
+
+    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+        """Back to `kept`: (steps done, the session's state, the values) of a checkpoint."""
+        self._use(f"rollback {checkpoint}")
+        step, saved, values = self.kept
+        for name, value in values.items():
+            setattr(self, name, value)
+        return "/somewhere/checkpoint-7", json.loads(json.dumps(saved)), step
 
     def tunables(self) -> dict[str, Tunable]:
         """`late` is applied last; everything about a parameter in `breaks` happens half, then raises."""
@@ -158,12 +169,17 @@ class Trainee:
             restore=lambda value: setattr(self, name, value),
             asked=launched,
             check=check,
+            unavailable=lambda: self.gone.get(name),
             **bounds,
         )
 
 
 def new_session(
-    trainee: Trainee, outbox: Outbox, commands: tuple[str, ...] = COMMANDS, session_id: str = "s1"
+    trainee: Trainee,
+    outbox: Outbox,
+    commands: tuple[str, ...] = COMMANDS,
+    session_id: str = "s1",
+    idle: Callable[[], None] | None = None,
 ) -> Session:
     """A session of a trainee that is at step `session.step`."""
 
@@ -178,6 +194,7 @@ def new_session(
         host=trainee,
         outbox=outbox,
         describe=describe,
+        idle=idle,
     )
     return session
 

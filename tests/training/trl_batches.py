@@ -1,8 +1,10 @@
-"""TRL trainings whose samples can be told apart in what the model is given, and the same trainings by hand."""
+"""TRL trainings whose samples can be told apart in what the model is given, and the same by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.functional import cross_entropy, logsigmoid, sigmoid
-from training_tiny import POLL_S, Lab
+from training_tiny import POLL_S, Lab, weights
 from training_trl import OPTIONS
 from transformers import (
     LlamaConfig,
@@ -47,7 +49,11 @@ def save_model(folder: Path) -> str:
     torch.manual_seed(5)
     LlamaForCausalLM(config).save_pretrained(folder)
     PreTrainedTokenizerFast(
-        tokenizer_object=spelling, pad_token="<pad>", eos_token="<end>", unk_token="<unk>", model_max_length=64
+        tokenizer_object=spelling,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unk>",
+        model_max_length=64,
     ).save_pretrained(folder)
     return str(folder)
 
@@ -81,7 +87,12 @@ def ids_of(batch: Batch) -> list[int]:
     """The samples of a batch, found in the tokens that the model is given."""
     pairs = batch["chosen_input_ids"] if "chosen_input_ids" in batch else batch["input_ids"]
     tokens = pairs[: len(pairs) // 2] if is_paired(batch) else pairs
-    return [int(t) - _FIRST for t in tokens.flatten() if _FIRST <= t < _FIRST + ROWS]
+    return markers(tokens.flatten().tolist())
+
+
+def markers(tokens: list[int]) -> list[int]:
+    """The samples whose markers are among the tokens."""
+    return [token - _FIRST for token in tokens if _FIRST <= token < _FIRST + ROWS]
 
 
 def is_paired(batch: Batch) -> bool:
@@ -129,6 +140,7 @@ class BatchLab(Lab):
     def start(self, method: str, folder: str, *, attached: bool = True, **options: Any) -> Any:
         """The trainer, under live control; `options` are of TRL's config, and `peft_config`."""
         own = {name: options.pop(name) for name in ("peft_config", "train_dataset") if name in options}
+        kind = options.pop("trainer_class", None) or METHODS[method].trainer_class()
         self.diary = Diary()
         callbacks: list[TrainerCallback] = [self.diary, self.script]
         if not attached:
@@ -140,7 +152,7 @@ class BatchLab(Lab):
         }  # fmt: skip
         config = METHODS[method].config_class()(output_dir=str(self.folder / "out"), **chosen)
         own.setdefault("train_dataset", rows(method))
-        self.trainer = METHODS[method].trainer_class()(
+        self.trainer = kind(
             model=new_model(method, folder),
             args=config,
             processing_class=PreTrainedTokenizerFast.from_pretrained(folder),
@@ -157,11 +169,14 @@ class BatchLab(Lab):
 
 
 def by_hand(
-    model: Any, steps: list[list[Batch]], rates: list[float], loss: Loss, scale: Callable[[list[Batch]], float]
+    model: Any,
+    steps: list[list[Batch]],
+    rates: list[float],
+    loss: Loss,
+    scale: Callable[[list[Batch]], float],
 ) -> list[torch.Tensor]:
     """The trained weights after these batches with these rates: the sum of a step's losses by `scale`."""
-    reference = type(model)(model.config)
-    reference.load_state_dict(model.state_dict())
+    reference = copy.deepcopy(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
     for step, rate in zip(steps, rates, strict=True):
@@ -171,7 +186,7 @@ def by_hand(
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
-    return [parameter.detach() for parameter in trained]
+    return weights(model)
 
 
 def mean_of_batches(step: list[Batch]) -> float:
@@ -187,7 +202,9 @@ def label_tokens(step: list[Batch]) -> float:
 def sft(model: Any, reference: Any, batch: Batch) -> torch.Tensor:
     """The sum of the tokens' cross entropies."""
     given = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "position_ids")}
-    logits = model(**given, use_cache=False).logits[:, :-1]  # with a cache, what is packed sees its neighbours
+    logits = model(**given, use_cache=False).logits[
+        :, :-1
+    ]  # with a cache, what is packed sees its neighbours
     return cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
 
 
@@ -208,7 +225,7 @@ def dpo(model: Any, reference: Any, batch: Batch) -> torch.Tensor:
 
 
 def kto(model: Any, reference: Any, batch: Batch) -> torch.Tensor:
-    """1 - sigmoid(beta * (log-ratio - KL)), turned round for what is not desired; the mean over the samples."""
+    """1 - sigmoid(beta * (log-ratio - KL)), turned round for what is not desired; the mean."""
     given = (batch["input_ids"], batch["attention_mask"], batch["completion_mask"])
     other = (batch["KL_input_ids"], batch["KL_attention_mask"], batch["KL_completion_mask"])
     with torch.no_grad():
@@ -250,10 +267,59 @@ LOSSES: Mapping[str, tuple[Loss, Callable[[list[Batch]], float]]] = {
 }
 
 
-def epochs_of(steps: list[list[list[int]]], ends: Iterator[int] | list[int]) -> list[list[int]]:
-    """The samples of every epoch in the order in which they came; `ends` are the last steps of epochs."""
-    found, begin = [], 0
-    for end in ends:
-        found.append([i for step in steps[begin:end] for batch in step for i in batch])
-        begin = end
+# --- what is asked for, counted by hand --------------------------------------------------------------------
+
+Sizes = tuple[int, int]
+"""Samples of a batch, batches of a step."""
+
+
+def planned(
+    count: int, launch: Sizes, changes: Mapping[int, Sizes], epochs: int = 2
+) -> list[list[list[int]]]:
+    """The sizes of the batches of every step of every epoch; `changes` are made after so many steps."""
+    (size, batches), done, found = launch, 0, []
+    for _ in range(epochs):
+        left, steps = count, []
+        while left:
+            step = []
+            for _ in range(batches):
+                if left:
+                    step.append(min(size, left))
+                    left -= step[-1]
+            steps.append(step)
+            done += 1
+            size, batches = changes.get(done, (size, batches))
+        found.append(steps)
     return found
+
+
+def planned_rates(count: int, launch: Sizes, changes: Mapping[int, Sizes]) -> list[float]:
+    """A linear schedule's rates, when what is left of it always ends with what is left of the run."""
+    lengths = [
+        len(flat(planned(count, launch, {at: to for at, to in changes.items() if at <= step})))
+        for step in range(len(flat(planned(count, launch, changes))))
+    ]
+    time, rates = 0.0, []
+    for step, length in enumerate(lengths):
+        rates.append(RATE * (1 - time / lengths[0]))
+        time += (lengths[0] - time) / (length - step)
+    return rates
+
+
+def planned_epochs(count: int, launch: Sizes, changes: Mapping[int, Sizes]) -> list[float]:
+    """The epoch after every step. To a trainer all batches are alike; a change begins with what is."""
+    size, done, found = launch[0], 0, []
+    for epoch, steps in enumerate(planned(count, launch, changes)):
+        begun = used = batches = 0
+        for step in steps:
+            done, used, batches = done + 1, used + sum(step), batches + len(step)
+            left = math.ceil((count - begun) / size)
+            found.append(epoch + begun / count + (1 - begun / count) * batches / left)
+            if done in changes:
+                size, begun, batches = changes[done][0], used, 0
+    return found
+
+
+def flat(lists: list[list[Any]]) -> list[Any]:
+    """The items of lists."""
+    return [item for items in lists for item in items]

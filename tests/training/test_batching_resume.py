@@ -1,0 +1,131 @@
+"""A resume after a live change of the batch size: what was left of the data, the same weights to the bit."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exact_tiny import ROWS, ExactLab, Trace
+from training_tiny import saved
+
+SIZE, BATCHES = "per_device_train_batch_size", "gradient_accumulation_steps"
+
+
+def flat(steps: list[list[list[int]]]) -> list[int]:
+    return [i for step in steps for batch in step for i in batch]
+
+
+@pytest.mark.parametrize("changes", [True, False], ids=["changed", "unchanged"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"train_sampling_strategy": "group_by_length"},
+        {"dataloader_num_workers": 2},
+        {"dataloader_drop_last": True},
+    ],
+    ids=["random", "by length", "workers", "drop last"],
+)
+def test_a_resume_repeats_what_the_whole_run_did(
+    tmp_path: Path, options: dict[str, Any], changes: bool
+) -> None:
+    whole = ExactLab(tmp_path / "whole")
+    if changes:
+        whole.tell(1, "first", set={SIZE: 3, BATCHES: 2})
+        whole.tell(2, "second", set={SIZE: 2, BATCHES: 1})
+    trace = whole.train(**options)
+    last = trace.steps[-1]
+    # In the first epoch, at its last step, and in the next one.
+    for step in [4, trace.ends[0], trace.ends[0] + 2]:
+        lab = ExactLab(tmp_path / str(step), whole)
+        rest = lab.train(resume=whole.checkpoint(step), **options)
+        assert rest.same_as(trace, 0, step)
+        assert (lab.trainer.state.global_step, lab.trainer.state.max_steps) == (last, last)
+        assert lab.trainer.state.epoch == whole.trainer.state.epoch == 3.0
+
+
+def test_a_new_launch_argument_goes_on_at_the_same_sample(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = ExactLab(tmp_path / "whole")
+    begun = whole.train()
+    lab = ExactLab(tmp_path / "resumed")
+    with caplog.at_level(logging.WARNING, "ftlab_mlflow"):
+        trace = lab.train(resume=whole.checkpoint(4), **{SIZE: 2})
+    assert f"{SIZE}: the launch argument is new, 2 is in force" in caplog.text
+    left = (ROWS - 16) // 2
+    assert sorted(flat(begun.samples[:4]) + flat(trace.samples[:left])) == list(range(ROWS))
+    assert flat(begun.samples[4:6]) == flat(trace.samples[:left]), "the order of the epoch"
+    for epoch in (trace.samples[left : left + 11], trace.samples[left + 11 :]):
+        assert sorted(flat(epoch)) == list(range(ROWS))
+    # Of 18 steps 14 were left, which are now 3 + 2 * 11: the rate goes on from where it was to the same end.
+    assert (lab.trainer.state.max_steps, lab.trainer.state.epoch) == (4 + left + 22, 3.0)
+    assert trace.rates == pytest.approx([0.01 * 14 / 18 * (1 - i / 25) for i in range(25)], rel=1e-9)
+
+
+def test_what_was_asked_for_wins_over_a_new_launch_argument(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = ExactLab(tmp_path / "whole")
+    whole.tell(2, "a", set={SIZE: 3})
+    trace = whole.train()
+    with caplog.at_level(logging.WARNING, "ftlab_mlflow"):
+        rest = ExactLab(tmp_path / "resumed", whole).train(resume=whole.checkpoint(4), **{SIZE: 2})
+    assert f"{SIZE}: what was asked for while it trained wins over the launch argument" in caplog.text
+    assert rest.same_as(trace, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "end"),
+    [({"num_train_epochs": 2}, 12), ({"num_train_epochs": 4}, 24), ({"max_steps": 9}, 9)],
+)
+def test_another_end_is_taken_over_without_a_jump(
+    tmp_path: Path, arguments: dict[str, Any], end: int
+) -> None:
+    whole = ExactLab(tmp_path / "whole")
+    begun = whole.train()
+    trace = ExactLab(tmp_path / "resumed").train(resume=whole.checkpoint(4), **arguments)
+    assert trace.steps == list(range(5, end + 1))
+    assert flat(trace.samples[:2]) == flat(begun.samples[4:6])
+    left = end - 4
+    assert trace.rates == pytest.approx([0.01 * 14 / 18 * (1 - i / left) for i in range(left)], rel=1e-9)
+
+
+def test_batches_that_cannot_be_cut_resume_with_another_size(tmp_path: Path) -> None:
+    """The trainer does it alone, with its own idea of where it was."""
+    options = {"train_sampling_strategy": "batch_rebalance"}
+    whole = ExactLab(tmp_path / "whole")
+    whole.train(**options)
+    assert saved(whole.folder, "checkpoint-4")["batches"]["data"] is None
+    alone, live = ExactLab(tmp_path / "alone"), ExactLab(tmp_path / "live")
+    traces = [
+        lab.train(resume=whole.checkpoint(4), attached=lab is live, **options, **{SIZE: 2})
+        for lab in (alone, live)
+    ]
+    assert traces[0].steps
+    assert traces[0].same_as(traces[1], 0, 0)
+
+
+def test_a_change_that_leaves_no_batch_ends_the_run_as_it_would_end(tmp_path: Path) -> None:
+    """Two of 22 samples are left, which are dropped: the last step is still evaluated and saved as such."""
+    lab = ExactLab(tmp_path)
+    lab.tell(4, "a", set={SIZE: 8})
+    options = {"dataloader_drop_last": True, "num_train_epochs": 1, "save_steps": 100}
+    trace = lab.train(**options, eval_strategy="steps", eval_steps=100)
+    assert lab.ack("a").status == "applied"
+    assert trace.sizes() == [[4]] * 4, "six samples are left, which are no batch of eight"
+    assert trace.ends == [4]
+    assert sorted(lab.recorder.events) == [("evaluate", 4), ("save", 4)]
+    assert (lab.trainer.state.max_steps, lab.status().state) == (4, "finished")
+
+
+def test_a_training_changed_at_its_first_step_is_one_launched_so(tmp_path: Path) -> None:
+    """A whole epoch of other batches draws the random numbers that the trainer's own would draw."""
+    launched, changed = ExactLab(tmp_path / "launched"), ExactLab(tmp_path / "changed")
+    changed.send("a", set={SIZE: 3})
+    options = {"train_sampling_strategy": "group_by_length", "lr_scheduler_type": "constant"}
+    changed.train(**options)
+    assert changed.ack("a").step == 0
+    assert isinstance(changed.trace, Trace)
+    trace = launched.train(**{SIZE: 3}, **options)
+    assert trace.sizes() == changed.trace.sizes()
