@@ -36,6 +36,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/peers.py
 
 dashboard: $(READY)
 	$(BIN)/ftlab dashboard

@@ -3,8 +3,8 @@
 All variants run in this process, one after the other, in an order that rotates from round to round; each
 round's time is divided by that of the same round without us, so a machine that grows slower cancels out, and
 imports, connections and memory are the same for all. Every training runs inside an MLflow run on a real
-`mlflow server` with its default settings, on SQLite. On two ranks it is two such processes, started by torchrun,
-that average their gradients over gloo; the times are those of rank 0.
+`mlflow server` with its default settings, on SQLite. On two ranks it is two such processes, started by
+torchrun, that average their gradients over gloo; the times are those of rank 0.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ def measure(load: Load, variants: Variants, steps: int, rounds: int, folder: str
         for variant in names[turn:] + names[:turn]:
             costs[variant].append(train(load.size, variants[variant], steps, folder))
         shown = ", ".join(f"{name} {each[-1].wall:.2f} s" for name, each in costs.items())
-        print(f"{load.name}, round {number + 1}: {shown}", flush=True)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"{load.name}, round {number + 1}: {shown}", flush=True)
     return costs
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger
@@ -232,7 +232,7 @@ class LiveRun:
         Args:
             checkpoint: The name of its directory, such as ``checkpoint-500``; None is the last one.
         """
-        args = {} if checkpoint is None else {"checkpoint": checkpoint}
+        args: dict[str, Any] = {} if checkpoint is None else {"checkpoint": checkpoint}
         return self.command("rollback", reason=reason, **args)
 
     def cancel(self, id: str, *, reason: str | None = None) -> SentUpdate:

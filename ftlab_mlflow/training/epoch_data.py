@@ -167,7 +167,7 @@ class RecordedSampler(Sampler[int]):
 
 
 class RestOfEpoch:
-    """Batches of what is left of an epoch. To go on within one draws no random number that the model would see.
+    """Batches of what is left of an epoch. Going on within one draws no random number that a model would see.
 
     Args:
         is_whole: Whether nothing of the epoch is used: then it draws what the trainer's own dataloader would.

@@ -217,7 +217,7 @@ class EpochLoop:
         trainer._maybe_log_save_evaluate(trainer._tr_loss, None, *rest)
 
     def batches(self, plain: Callable[..., Any], *given: Any) -> Any:
-        """The trainer fetches the batches of a step: where what is left is to be cut anew, it leaves the epoch."""
+        """The trainer fetches the batches of a step; it leaves the epoch where the rest is to be cut anew."""
         if self._is_cut:
             raise _CutAnew
         batches, items = plain(*given)

@@ -45,12 +45,14 @@ def answer(model: Any, tokenizer: Any, question: str) -> str:
     """Token by token, always the likeliest."""
     messages = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, return_tensors="pt").input_ids
-    start = ids.shape[1]
-    while ids.shape[1] < start + 64 and (ids.shape[1] == start or ids[0, -1] != tokenizer.eos_token_id):
+    step, cache = tokenizer(text, return_tensors="pt").input_ids, None
+    said: list[int] = []
+    while len(said) < 64 and tokenizer.eos_token_id not in said:
         with torch.inference_mode():
-            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
-    return str(tokenizer.decode(ids[0, start:], skip_special_tokens=True)).strip()
+            out = model(step, past_key_values=cache, use_cache=True)
+        step, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+        said.append(step.item())
+    return str(tokenizer.decode(said, skip_special_tokens=True)).strip()
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_killed_between_request_and_answer(
         run = _run(control)
         assert gate.reached.wait(LIMIT_S)
         sent = run.update(learning_rate=0.02, reason="the server goes away")
-        session = control._live.session  # type: ignore[union-attr]
+        session = control._live.training.session  # type: ignore[union-attr]
         wait_for(lambda: session._attention, "the request to be seen")
         server.stop()
         gate.opened.set()
@@ -115,7 +115,7 @@ def test_killed_before_the_end_and_back_in_time(
         run = _run(control)
         assert gate.reached.wait(LIMIT_S)
         run.update(learning_rate=0.02)
-        session = control._live.session  # type: ignore[union-attr]
+        session = control._live.training.session  # type: ignore[union-attr]
         wait_for(lambda: session._attention, "the request to be seen")
         server.stop()
         starter.start()
@@ -142,7 +142,7 @@ def test_away_at_the_end_costs_the_training_at_most_its_time_limit(
         run = _run(control)
         assert gate.reached.wait(LIMIT_S)
         run.update(learning_rate=0.02)
-        session = control._live.session  # type: ignore[union-attr]
+        session = control._live.training.session  # type: ignore[union-attr]
         wait_for(lambda: session._attention, "the request to be seen")
         server.stop()
         gate.opened.set()

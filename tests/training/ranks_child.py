@@ -112,11 +112,25 @@ class StubbornGroup(dict[str, Any]):
         super().__setitem__(key, value)
 
 
-class StubbornOnRank1(TrainerCallback):
+class FallingGroup(StubbornGroup):
+    """Its rate can also not be raised, so that what was lowered cannot be undone."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "lr" and value > self["lr"]:
+            raise OSError("this rate only falls")
+        super().__setitem__(key, value)
+
+
+class OnRank1(TrainerCallback):
+    """Makes the optimizer's first group one of another kind."""
+
+    def __init__(self, kind: type[dict[str, Any]]) -> None:
+        self._kind = kind
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if RANK == 1:
             groups = kwargs["optimizer"].param_groups
-            groups[0] = StubbornGroup(groups[0])
+            groups[0] = self._kind(groups[0])
 
 
 def together(folder: Path) -> None:
@@ -153,7 +167,7 @@ def idle(folder: Path) -> None:
 def undo(folder: Path) -> None:
     """Rank 1 cannot change its weight decay, nor write its part of a checkpoint."""
     pair = Pair(folder)
-    pair.make_two(StubbornOnRank1(), weight_decay=0.01)
+    pair.make_two(OnRank1(StubbornGroup), weight_decay=0.01)
     pair.tell(5, "both", set={"learning_rate": 0.002, "weight_decay": 0.2})
     pair.tell(10, "rate", set={"learning_rate": 0.003})
 
@@ -167,6 +181,15 @@ def undo(folder: Path) -> None:
     pair.tell(20, "checkpoint", command="checkpoint")
     pair.train()
     pair.leave("undo")
+
+
+def diverged(folder: Path) -> None:
+    """Rank 1 cannot even undo."""
+    pair = Pair(folder)
+    pair.make_two(OnRank1(FallingGroup), weight_decay=0.01)
+    pair.tell(5, "both", set={"learning_rate": 0.002, "weight_decay": 0.2})
+    pair.train()
+    pair.leave("diverged")
 
 
 def pause(folder: Path) -> None:
@@ -226,6 +249,24 @@ def rollback(folder: Path) -> None:
     pair.leave("rollback")
 
 
+def batches(folder: Path) -> None:
+    """Attached: other batches in the middle of an epoch; what each micro-batch of this rank held."""
+    pair = Pair(folder)
+    trainer = pair.make_two(attached=True, max_steps=-1, num_train_epochs=2, weight_decay=0.0)
+    used: list[tuple[int, list[list[float]], list[float]]] = []
+    plain = trainer.training_step
+
+    def noted(model: Any, inputs: Any, *rest: Any) -> Any:
+        used.append((trainer.state.global_step + 1, inputs["x"].tolist(), inputs["labels"].tolist()))
+        return plain(model, inputs, *rest)
+
+    trainer.training_step = noted  # type: ignore[method-assign]
+    sizes = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2}
+    pair.tell(1, "sizes", set=sizes, at_step=5)
+    pair.train()
+    pair.leave("batches", used=used, max_steps=trainer.state.max_steps, epoch=trainer.state.epoch)
+
+
 def lost(folder: Path) -> None:
     """Rank 0 comes to a meeting later than the ranks' timeout."""
     pair = Pair(folder)
@@ -266,9 +307,11 @@ CASES: dict[str, Callable[[Path], None]] = {
     "together": together,
     "idle": idle,
     "undo": undo,
+    "diverged": diverged,
     "pause": pause,
     "resume": resume,
     "rollback": rollback,
+    "batches": batches,
     "lost": lost,
     "refused": refused,
     "signalled": signalled,

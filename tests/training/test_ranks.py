@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from training_doubles import wait_for
-from training_tiny import Net
+from training_tiny import Net, data, weights
 
 from ftlab_mlflow import LiveRun
 from ftlab_mlflow.control import tags
@@ -163,6 +163,14 @@ def test_a_rank_that_cannot_apply_makes_all_undo(case: Callable[[str], Seen]) ->
     assert seen["weights"]
 
 
+def test_ranks_that_cannot_be_made_equal_again_end_the_training(case: Callable[[str], Seen]) -> None:
+    seen = case("diverged")
+    text = "restore failed on some ranks only: rank 1: OSError: this rate only falls"
+    assert seen["ended"] == [f"RanksDiverged('{text}')"]
+    assert (seen["outcome"], seen.status.state) == ("failed", "failed")
+    assert seen.status.error == f"RanksDiverged: {text}"
+
+
 def test_a_checkpoint_that_one_rank_cannot_write_is_removed(case: Callable[[str], Seen]) -> None:
     seen = case("undo")
     failed = seen.ack("checkpoint")
@@ -207,6 +215,40 @@ def test_both_ranks_go_back_and_keep_what_was_asked_for(case: Callable[[str], Se
     assert seen.ack("batch").changes == {"per_device_train_batch_size": (4, 2)}
     assert all(len(rank["batches"][-1]["labels"]) == 2 for rank in seen.ranks)
     assert seen["weights"]
+
+
+def test_both_ranks_cut_the_rest_of_an_epoch_anew(case: Callable[[str], Seen]) -> None:
+    """Against one process that takes the batches of both: 64 samples, 2 * 4 a step, from the sixth 2 * 2 * 5."""
+    seen = case("batches")
+    assert seen.ack("sizes").step == 5
+    assert (seen["max_steps"], seen["epoch"]) == (11, 2.0)
+    batches: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for rank in seen.ranks:
+        for step, x, labels in rank["used"]:
+            batches.setdefault(step, []).append((torch.tensor(x), torch.tensor(labels)))
+    sizes = [[len(labels) for _, labels in batches[step]] for step in range(1, 12)]
+    # Of the first epoch 24 samples were left, of which 4 make a last round of ten; of the second, 64.
+    assert sizes == [[4] * 2] * 5 + [[5] * 4, [5] * 2] + [[5] * 4] * 3 + [[5] * 2]
+    samples = [tuple(row["x"]) for row in data(64)]
+    known = {tuple(torch.tensor(sample).tolist()): i for i, sample in enumerate(samples)}
+    for steps, padding in ((range(1, 8), 6), (range(8, 12), 6)):
+        ids = [known[tuple(row.tolist())] for step in steps for x, _ in batches[step] for row in x]
+        assert set(ids) == set(range(64))
+        assert len(ids) == 64 + padding
+    assert seen["rates"] == pytest.approx(
+        [0.01 * (1 - t / 16) for t in range(5)] + [0.01 * 11 / 16 * (1 - t / 6) for t in range(6)], rel=1e-9
+    )
+    net = Net()
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.0)
+    for step, rate in enumerate(seen["rates"], 1):
+        for x, labels in batches[step]:
+            (net(x, labels)["loss"] / len(batches[step])).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+    for ours, theirs in zip(seen["weights"], weights(net), strict=True):
+        torch.testing.assert_close(torch.tensor(ours), theirs, rtol=0, atol=1e-6)
 
 
 def test_ranks_that_lost_each_other_train_on_unchanged(case: Callable[[str], Seen]) -> None:

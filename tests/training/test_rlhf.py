@@ -260,3 +260,22 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"^rlhf runs in one process; on several, run `ftlab train reward`"):
         load(None)
+
+
+@pytest.mark.slow
+def test_the_example_teaches_what_the_policy_is_never_told(tracking_uri: str) -> None:
+    """The policy learns from the reward model alone; how many of its answers are numbers is only watched."""
+    watched = ("--policy.reward_funcs", DEMO_REWARD, "--policy.reward_weights", "1", "0", "--disable_tqdm")
+    options = ("--tracking_uri", tracking_uri, *watched)
+    outcome = Pipeline(load_pipeline(str(EXAMPLE), options, output_dir="out")).run()
+    client = MlflowClient(tracking_uri)
+
+    def logged(stage: str, key: str) -> list[float]:
+        history = client.get_metric_history(outcome.stages[stage].run_id, key)
+        return [point.value for point in sorted(history, key=lambda point: point.step)]
+
+    assert logged("reward", "accuracy")[-1] > 0.8
+    told, seen = logged("policy", "rewards/reward/mean"), logged("policy", "rewards/sum_reward/mean")
+    assert told[-1] > told[0] + 3
+    assert seen[0] < 0.02
+    assert seen[-1] > 0.2
