@@ -102,7 +102,7 @@ class LiveControl(TrainerCallback, ExportableState):
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run that this training listens on; None before it has begun."""
+        """The MLflow run that this training listens on; None before it has begun, and on every rank but 0."""
         return self._live.training.run_id if self._live else None
 
     @property

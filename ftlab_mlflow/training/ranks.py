@@ -297,14 +297,17 @@ class Leader:
         self._ranks = ranks
         self._sync_steps = sync_steps
         self._latency_s = latency_s
-        self._meet_at: float = 0
+        self._meet_at = 0
+        self._is_alone = False
         self._left = (0, 0.0)  # step and time of the last meeting's end
         self._stride = 1
 
     def boundary(self, step: int) -> None:
         """An optimizer step is done. At most steps that is all."""
         self._session.step = step  # a checkpoint between two meetings holds it
-        if step >= self._meet_at:
+        if self._is_alone:
+            self._session.boundary(step)
+        elif step >= self._meet_at:
             done, took_s = step - self._left[0], time.monotonic() - self._left[1]
             self._stride = max(1, min(self._sync_steps, int(self._latency_s * done / max(took_s, 1e-6))))
             with self.meeting():
@@ -317,13 +320,13 @@ class Leader:
             yield
         finally:
             session = self._session
-            due = session.next_step if session.next_step > session.step else session.step + 1
-            self._meet_at = min(session.step + self._stride, due)
+            due = max(session.next_step, session.step + 1)
+            self._meet_at = int(min(session.step + self._stride, due))
             self._left = (session.step, time.monotonic())
             try:
-                self._ranks.go_on(int(self._meet_at))
+                self._ranks.go_on(self._meet_at)
             except RanksLost as error:
-                self._meet_at = math.inf
+                self._is_alone = True
                 self._session.withdraw(str(error))
                 raise
 

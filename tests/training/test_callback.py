@@ -329,6 +329,12 @@ def test_a_poll_interval_that_makes_no_sense_is_refused(poll_interval: Any) -> N
         LiveControl(poll_interval)
 
 
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True, "4"])
+def test_steps_between_agreements_that_make_no_sense_are_refused(steps: Any) -> None:
+    with pytest.raises(ConfigError, match="rank_sync_steps must be a whole number from 1"):
+        LiveControl(rank_sync_steps=steps)
+
+
 def test_attach_twice_is_an_error(tmp_path: Path) -> None:
     trainer = _plain(tmp_path, LiveControl())
     with pytest.raises(ConfigError, match="already"):

@@ -109,7 +109,7 @@ MISTAKES = [
     (
         BASE + "live: {pol_interval: 1}",
         (),
-        "sft.yaml: live.pol_interval is no setting; there are tracking_uri, poll_interval, rank_sync_steps, limits",
+        "sft.yaml: live.pol_interval is no setting; there are tracking_uri, poll_interval, rank_sync_steps,",
     ),
     (
         BASE + "live: {poll_interval: 0}",
@@ -160,6 +160,7 @@ MISTAKES = [
     (None, ("1e-4",), "'1e-4' belongs to no option; options are --key value"),
     (None, ("--datasets", "x"), "--datasets can only be given in the config file"),
     (None, ("--poll_interval", "fast"), "--poll_interval must be seconds above 0, got 'fast'"),
+    (None, ("--rank_sync_steps", "0"), "--rank_sync_steps must be a whole number of steps from 1, got '0'"),
     (None, ("--limits", "{a: ["), "--limits is no YAML: "),
 ]
 
@@ -364,6 +365,8 @@ def test_argument_wins_over_environment_over_file_over_default(monkeypatch: pyte
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///env.db")
     assert Settings.resolve({}, file).poll_interval == 3
     assert Settings.resolve({}, file).tracking_uri == "sqlite:///env.db"
+    monkeypatch.setenv("FTLAB_RANK_SYNC_STEPS", "7")
+    assert Settings.resolve({}, {"rank_sync_steps": 3}).rank_sync_steps == 7
     assert Settings.resolve({"poll_interval": "4"}, file).poll_interval == 4
     assert Settings.resolve({"poll_interval": ""}, file).poll_interval == 3
     assert Settings.resolve({"tracking_uri": "sqlite:///arg.db"}, file).tracking_uri == "sqlite:///arg.db"
