@@ -303,7 +303,7 @@ class _Live:
     def saved(self) -> dict[str, Any]:
         """What a checkpoint holds of this training."""
         batches = {"batches": self._batches.state()} if self._batches else {}
-        return {**self.training.saved(), **batches}
+        return {**self.training.saved(), **batches, "ranks": self._trainer.args.world_size}
 
     def end(self, state: State, error: str | None = None) -> None:
         """Answers what is open, delivers it, and gives everything back."""

@@ -144,6 +144,9 @@ class EpochLoop:
 
     def run_epoch(self, plain: Callable[..., None], **given: Any) -> None:
         """The trainer runs an epoch. Once something was changed, also all those that come after."""
+        if self.step >= self.max_steps:  # resumed from the last step: the trainer alone would train one more
+            self._trainer.control.should_training_stop = True
+            return
         if not self._is_cut:
             if not self.is_touched:
                 self.epoch = given["epoch"]

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger
 from ftlab_mlflow.control.messages import FINAL_STATES, Ack, Code, State, Update
-from ftlab_mlflow.control.store import Point, now_ms
+from ftlab_mlflow.control.store import Point
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import format_time, one_line, shown, shown_value, utc_now
 from ftlab_mlflow.errors import describe
@@ -185,7 +185,7 @@ class Session:
             if request_id in answered:
                 del self._unconfirmed[request_id]
             else:
-                self._outbox.post({tags.ACK_PREFIX + request_id: ack.encode()})
+                self._outbox.post({tags.ACK_PREFIX + request_id: ack.encode()}, self._points(ack))
         if ledger.last_ack_at:
             self._last_ack_at = max(self._last_ack_at, ledger.last_ack_at)
         if self.state in FINAL_STATES:
@@ -324,18 +324,23 @@ class Session:
         if error:
             self._reject(entry, "failed", error)
             return
-        now = now_ms()
-        points = [
-            Point(tags.LIVE_METRIC_PREFIX + name, self._values.as_metric(name, new), self.step, now)
-            for name, (_, new) in changes.items()
-        ]
-        self._answer(entry.id, self._ack("applied", changes=changes), points)
+        ack = self._ack("applied", changes=changes)
+        self._answer(entry.id, ack, self._points(ack))
         who = one_line(": ".join(text for text in (update.by, update.reason) if text))
         for name, (old, new) in changes.items():
             logger.info(
                 "Applied %s %s → %s at step %d%s",
                 name, shown_value(old), shown_value(new), self.step, f" ({who})" if who else "",
             )  # fmt: skip
+
+    def _points(self, ack: Ack) -> list[Point]:
+        """The metrics ``live/<parameter>`` that are written with an answer, also when it is written late."""
+        at = int(ack.at.timestamp() * 1000)
+        return [
+            Point(tags.LIVE_METRIC_PREFIX + name, self._values.as_metric(name, new), ack.step, at)
+            for name, (_, new) in ack.changes.items()
+            if self._values.can_have(name, new)
+        ]
 
     def _command(self, entry: Entry, update: Update) -> None:
         command = update.command
