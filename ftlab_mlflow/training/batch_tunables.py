@@ -69,8 +69,6 @@ def _tunable(
 
 
 def _batch_size(batches: LiveBatches, trainer: Any) -> Tunable | str:
-    if trainer.args.auto_find_batch_size:
-        return "auto_find_batch_size chooses it"
     tunable = _tunable(
         batches,
         "per_device_train_batch_size",

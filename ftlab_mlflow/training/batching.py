@@ -272,6 +272,8 @@ class LiveBatches:
         trainer = self._trainer
         if hasattr(trainer, "num_generations"):
             return "the completions that are generated for several steps at once are tied to the batches"
+        if trainer.args.auto_find_batch_size:
+            return "auto_find_batch_size chooses the size of a batch"
         if trainer.is_deepspeed_enabled:
             return "DeepSpeed is set up for one batch size"
         return why_fixed(loader, trainer._train_batch_size)

@@ -279,6 +279,29 @@ def test_killed_after_the_answer_before_the_next_checkpoint(
     assert "learning_rate 0.004, asked for at step 10 by alice, wins over 0.01 of the launch" in lab.output
 
 
+CUT = {
+    "early": request(set={"per_device_train_batch_size": 3}, at_step=3),
+    "late": request(set={"gradient_accumulation_steps": 1, "learning_rate": 4e-3}, at_step=10),
+}
+
+
+@pytest.mark.parametrize("kill", [("answer", 10), pytest.param(("forward", 14), marks=pytest.mark.slow)])
+def test_killed_with_another_batch_size(new_lab: Callable[[], Lab], kill: tuple[str, int]) -> None:
+    """The sample to go on with is known, whatever the batches were; each epoch still uses each sample once."""
+    whole = new_lab()
+    whole.launch(tell=CUT)
+    lab = new_lab()
+    lab.launch(kill=kill, tell=CUT)
+    lab.resume()
+    assert_same(lab, whole)
+    assert {i: ack.step for i, ack in lab.acks().items()} == {"early": 3, "late": 10}
+    ids = [i for line in lab.steps() for i in line["ids"]]
+    assert [len(line["ids"]) for line in lab.steps()][:5] == [4, 4, 4, 6, 2]
+    assert len(lab.steps()[10]["ids"]) == 3
+    for start in range(0, len(ids) - ROWS, ROWS):
+        assert sorted(ids[start : start + ROWS]) == list(range(4, 4 + ROWS))
+
+
 @pytest.mark.slow
 def test_killed_again_and_again(new_lab: Callable[[], Lab], whole: Lab) -> None:
     lab = new_lab()

@@ -159,6 +159,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "LiveControl alone": ({"attached": False}, "needs attach(trainer)"),
     "a stream": ({"stream": True}, "are a stream without a length"),
     "its own batches": ({"trainer_class": OwnBatches}, "a Pairs makes the batches itself"),
+    "found by itself": ({"auto_find_batch_size": True}, "auto_find_batch_size chooses the size of a batch"),
     "rebalanced": (
         {"train_sampling_strategy": "batch_rebalance"}, "a BatchRebalanceSampler makes the batches itself",
     ),
@@ -182,16 +183,8 @@ def test_it_is_not_offered_where_it_cannot_be_exact(tmp_path: Path, model: str, 
         assert reason in ack.errors[BATCH[0] if request == "size" else BATCH[1]]
     assert not set(BATCH) & set(lab.surface().params)
     assert (trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps) == (4, 1)
-    steps_too = case in ("its own batches", "rebalanced")
+    steps_too = case not in ("LiveControl alone", "a stream")
     assert ("max_steps" in lab.surface().params) == steps_too
-
-
-def test_a_batch_size_that_the_trainer_looks_for_itself_is_not_offered(tmp_path: Path, model: str) -> None:
-    lab = BatchLab(tmp_path)
-    lab.tell(2, "size", set={BATCH[0]: 2})
-    lab.start("sft", model, auto_find_batch_size=True, max_steps=4).train()
-    assert lab.ack("size").errors == {BATCH[0]: "auto_find_batch_size chooses it"}
-    assert BATCH[0] not in lab.surface().params
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])
