@@ -25,6 +25,7 @@ EXTRAS = {
     "app": "the dashboard",
     "chat": "the chat",
     "gguf": "ftlab demo --real",
+    "gpu": "a GPU's figures in MLflow",
     "postgres": "PostgreSQL",
     "ray": "Ray",
 }

@@ -15,16 +15,19 @@ def flat(steps: list[list[list[int]]]) -> list[int]:
     return [i for step in steps for batch in step for i in batch]
 
 
-@pytest.mark.parametrize("changes", [True, False], ids=["changed", "unchanged"])
+BY_LENGTH = {"train_sampling_strategy": "group_by_length"}
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "changes"),
     [
-        {},
-        {"train_sampling_strategy": "group_by_length"},
-        {"dataloader_num_workers": 2},
-        {"dataloader_drop_last": True},
+        pytest.param({}, True, id="random"),
+        pytest.param({}, False, id="random, unchanged"),
+        pytest.param(BY_LENGTH, True, id="by length"),
+        pytest.param(BY_LENGTH, False, id="by length, unchanged"),
+        pytest.param({"dataloader_num_workers": 2}, True, id="workers"),
+        pytest.param({"dataloader_drop_last": True}, True, id="drop last"),
     ],
-    ids=["random", "by length", "workers", "drop last"],
 )
 def test_a_resume_repeats_what_the_whole_run_did(
     tmp_path: Path, options: dict[str, Any], changes: bool
