@@ -77,7 +77,7 @@ def _batch_size(batches: LiveBatches, trainer: Any) -> Tunable | str:
         batches.set_batch_size,
         lambda: batches.batch_size,
     )
-    # KTO estimates a KL divergence from the other samples of a batch.
+    # KTO estimates a KL divergence over a batch, and TRL wants more than one sample for it.
     smallest = 2 if getattr(trainer, "calculate_KL", False) else 1
     return replace(tunable, min=smallest, max=max(smallest, batches.samples))
 

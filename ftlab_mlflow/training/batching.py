@@ -20,6 +20,7 @@ from transformers import ProgressCallback, SchedulerType, Trainer
 from ftlab_mlflow.control.wire import new_id
 from ftlab_mlflow.training.epoch_data import EpochData, why_fixed
 from ftlab_mlflow.training.epoch_loop import EpochLoop
+from ftlab_mlflow.training.ranks import said_if_it_takes_long
 from ftlab_mlflow.training.schedule import LiveSchedule
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -254,7 +255,8 @@ class LiveBatches:
         """Training begins, perhaps not for the first time: everything is as launched."""
         values = plain(args, loader)
         self._begin_as_launched()
-        self.training = broadcast_object_list([new_id()])[0]
+        with said_if_it_takes_long():
+            self.training = broadcast_object_list([new_id()])[0]
         self._launch = {
             "per_device_train_batch_size": args.per_device_train_batch_size,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
@@ -331,8 +333,7 @@ class LiveBatches:
 
     def _cut(self, change: Callable[[], None]) -> None:
         self._loop.cut(change)
-        if self._epochs is not None:
-            self._end_with(self.steps_of(self._epochs))
+        self._end_with(self.max_steps if self._epochs is None else self.steps_of(self._epochs))
 
     def _write_batch_size(self, size: int) -> None:
         trainer = self._trainer

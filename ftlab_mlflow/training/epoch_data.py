@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import BatchSampler, Sampler, SequentialSampler
 
 _LOADER_OPTIONS = (
     "num_workers",
@@ -41,6 +41,9 @@ def why_fixed(loader: Any, batch_size: int) -> str | None:
         batches = batches.batch_sampler
     if type(batches) is not BatchSampler:
         return f"a {type(batches).__name__} makes the batches itself"
+    draws = not hasattr(batches.sampler, "set_epoch") and not isinstance(batches.sampler, SequentialSampler)
+    if draws and batches is not loader.batch_sampler and loader.batch_sampler.num_processes > 1:
+        return "every rank draws the order of the samples by itself"
     if batches.batch_size != batch_size:
         return f"the dataloader has batches of {batches.batch_size}, not of {batch_size}"
     return None

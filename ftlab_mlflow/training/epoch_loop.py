@@ -58,6 +58,8 @@ class EpochLoop:
         self._rounds = self._seen = 0
         # Whether the rest of the epoch must be cut anew; whether the step done was taken back.
         self._is_cut = self._is_back = False
+        # Whether an epoch was ended early: then its steps are missing at the end, as without us.
+        self._is_short = False
         # Where the random state of the next batch is.
         self._checkpoint: str | None = None
 
@@ -173,7 +175,9 @@ class EpochLoop:
     def _next_epoch(self) -> bool:
         """Whether another epoch is ours to run; then it has begun."""
         trainer = self._trainer
-        over = trainer.control.should_training_stop or self.step >= self.max_steps
+        self._is_short |= trainer.control.should_epoch_stop
+        is_last = self._is_short and self.epoch + 1 >= trainer.state.num_train_epochs
+        over = trainer.control.should_training_stop or self.step >= self.max_steps or is_last
         if over or not self.is_touched:
             trainer.control.should_training_stop |= over
             return False

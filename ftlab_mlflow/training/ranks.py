@@ -123,7 +123,7 @@ class Ranks:
         self._lost: str | None = None
         self._diverged: str | None = None
         self._group: dist.ProcessGroup | None = None
-        with suppress(RanksLost), _said_if_it_takes_long(), self._line():
+        with suppress(RanksLost), said_if_it_takes_long(), self._line():
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
     # --- the leader ------------------------------------------------------------------------------
@@ -392,7 +392,8 @@ class Following:
 
 
 @contextmanager
-def _said_if_it_takes_long() -> Iterator[None]:
+def said_if_it_takes_long() -> Iterator[None]:
+    """A rank that waits for the others at the beginning says so after a while: they may never come."""
     text = "Live control waits for the other ranks: is it attached on every one of them?"
     timer = threading.Timer(_PATIENCE_S, logger.warning, (text,))
     timer.daemon = True

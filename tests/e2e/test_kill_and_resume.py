@@ -287,7 +287,7 @@ CUT = {
 
 @pytest.mark.parametrize("kill", [("answer", 10), pytest.param(("forward", 14), marks=pytest.mark.slow)])
 def test_killed_with_another_batch_size(new_lab: Callable[[], Lab], kill: tuple[str, int]) -> None:
-    """The sample to go on with is known, whatever the batches were; each epoch still uses each sample once."""
+    """The sample to go on with is known, whatever the batches were; an epoch uses each sample once."""
     whole = new_lab()
     whole.launch(tell=CUT)
     lab = new_lab()

@@ -330,9 +330,7 @@ def test_what_follows_the_steps_and_what_follows_the_epochs(tmp_path: Path) -> N
             totals.append((bar.training_bar.n, bar.training_bar.total))
 
     more = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "epoch"}
-    lab.make(
-        attached=True, rows=rows, model=model, callbacks=(diary, bar, Reader()), **options, **more
-    )
+    lab.make(attached=True, rows=rows, model=model, callbacks=(diary, bar, Reader()), **options, **more)
     lab.trainer.train()
     # 4 4 | 3 3 3 | (3) of the first epoch; then six and six and six and two.
     assert [sum(map(len, step)) for step in diary.steps] == [4, 4, 3, 3, 3, 3, 6, 6, 6, 2]
@@ -484,3 +482,22 @@ def test_a_checkpoint_resumes_at_the_right_sample(
         assert after.epochs == pytest.approx(diary.epochs[at:])
         for ours, theirs in zip(weights(again), weights(model), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_an_epoch_that_a_callback_ends_early_is_not_made_up_for(tmp_path: Path) -> None:
+    """As without a change: training ends with its last epoch, although steps are missing."""
+
+    class Short(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_epoch_stop = state.global_step == 3
+
+    lab = Lab(tmp_path)
+    lab.tell(2, "r", set={"per_device_train_batch_size": 2})
+    model = Watched(16)
+    diary = Diary(model)
+    lab.make(
+        attached=True, rows=16, model=model, callbacks=(diary, Short()), max_steps=-1, num_train_epochs=2
+    )
+    lab.trainer.train()
+    assert [sum(map(len, step)) for step in diary.steps] == [4, 4, 2, *[2] * 8]
+    assert len(diary.ends) == 2

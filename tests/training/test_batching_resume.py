@@ -47,23 +47,24 @@ def test_a_resume_repeats_what_the_whole_run_did(
         assert lab.trainer.state.epoch == whole.trainer.state.epoch == 3.0
 
 
+@pytest.mark.parametrize("options", [{}, BY_LENGTH], ids=["random", "by length"])
 def test_a_new_launch_argument_goes_on_at_the_same_sample(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
 ) -> None:
     whole = ExactLab(tmp_path / "whole")
-    begun = whole.train()
+    begun = whole.train(**options)
     lab = ExactLab(tmp_path / "resumed")
     with caplog.at_level(logging.WARNING, "ftlab_mlflow"):
-        trace = lab.train(resume=whole.checkpoint(4), **{SIZE: 2})
-    assert f"{SIZE}: the launch argument is new, 2 is in force" in caplog.text
-    left = (ROWS - 16) // 2
+        trace = lab.train(resume=whole.checkpoint(4), **{SIZE: 3}, **options)
+    assert f"{SIZE}: the launch argument is new, 3 is in force" in caplog.text
+    left = (ROWS - 16) // 3
     assert sorted(flat(begun.samples[:4]) + flat(trace.samples[:left])) == list(range(ROWS))
     assert flat(begun.samples[4:6]) == flat(trace.samples[:left]), "the order of the epoch"
-    for epoch in (trace.samples[left : left + 11], trace.samples[left + 11 :]):
+    for epoch in (trace.samples[left : left + 8], trace.samples[left + 8 :]):
         assert sorted(flat(epoch)) == list(range(ROWS))
-    # Of 18 steps 14 were left, which are now 3 + 2 * 11: the rate goes on from where it was to the same end.
-    assert (lab.trainer.state.max_steps, lab.trainer.state.epoch) == (4 + left + 22, 3.0)
-    assert trace.rates == pytest.approx([0.01 * 14 / 18 * (1 - i / 25) for i in range(25)], rel=1e-9)
+    # Of 18 steps 14 were left, which are now 2 + 2 * 8: the rate goes on from where it was to the same end.
+    assert (lab.trainer.state.max_steps, lab.trainer.state.epoch) == (4 + left + 16, 3.0)
+    assert trace.rates == pytest.approx([0.01 * 14 / 18 * (1 - i / 18) for i in range(18)], rel=1e-9)
 
 
 def test_what_was_asked_for_wins_over_a_new_launch_argument(
