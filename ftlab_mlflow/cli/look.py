@@ -96,6 +96,7 @@ def _status_document(view: RunView) -> dict[str, object]:
         "session": status and status.session,
         "parameters": {name: param.encode() for name, param in surface.params.items()} if surface else {},
         "commands": list(surface.commands) if surface else [],
+        "unsupported": dict(surface.unsupported) if surface else {},
         "metrics": view.data.metrics,
         "pending": [entry_document(entry) for entry in view.pending],
     }

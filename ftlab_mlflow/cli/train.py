@@ -165,7 +165,7 @@ def _run(training: Training | Pipeline) -> Outcome | PipelineOutcome:
         # Mostly what a person must see in full: out of memory, a sample that does not fit, ...
         traceback.print_exc()
         text = (str(error).strip().splitlines() or [""])[0]
-        raise FTLabError(f"the training failed: {type(error).__name__}: {text}") from error
+        raise FTLabError(f"{training.title} failed: {type(error).__name__}: {text}") from error
     logger.info("%s", outcome.summary)
     return outcome
 

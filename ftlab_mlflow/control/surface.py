@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ftlab_mlflow.control import wire
@@ -106,21 +106,28 @@ def _texts(value: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Surface:
-    """What can be changed now: parameters and commands."""
+    """What can be changed now: parameters and commands.
+
+    Attributes:
+        unsupported: Why a known parameter or command is not offered, by name.
+    """
 
     params: Mapping[str, Param]
     commands: tuple[str, ...]
+    unsupported: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> str:
-        """Leaves out the help texts where a tag could not hold them."""
+        """Leaves out the reasons where a tag could not hold them, then also the help texts."""
         params = {name: param.encode() for name, param in self.params.items()}
         message = {"v": VERSION, "params": params, "commands": list(self.commands)}
-        try:
-            return wire.dump_object(message)
-        except MessageError:
-            for param in params.values():
-                param.pop("help", None)
-            return wire.dump_object(message)
+        bare = {name: {k: v for k, v in param.items() if k != "help"} for name, param in params.items()}
+        reasons = {"unsupported": dict(self.unsupported)} if self.unsupported else {}
+        for longer in (message | reasons, message):
+            try:
+                return wire.dump_object(longer)
+            except MessageError:
+                continue
+        return wire.dump_object(message | {"params": bare})
 
     @staticmethod
     def decode(text: str) -> Surface:
@@ -129,27 +136,21 @@ class Surface:
         surface = Surface(
             params=fields.take("params", _params, required=True),
             commands=fields.take("commands", _texts, required=True),
+            unsupported=fields.take("unsupported", _reasons, {}),
         )
         fields.raise_if_wrong()
         return surface
 
-    def problems(
-        self, update: Update, unsupported: Mapping[str, str] | None = None
-    ) -> tuple[Code, dict[str, str]] | None:
-        """What is wrong with a request, as a code and texts by parameter, or None.
-
-        Args:
-            unsupported: Why a known parameter or command is not offered by this run, by name.
-        """
-        reasons = unsupported or {}
+    def problems(self, update: Update) -> tuple[Code, dict[str, str]] | None:
+        """What is wrong with a request, as a code and texts by parameter, or None."""
         found: dict[str, Problem] = {}
         for name, value in (update.set or {}).items():
-            if problem := self._problem(name, value, reasons):
+            if problem := self._problem(name, value):
                 found[name] = problem
         for name in update.expect:
             if name not in found and name not in self.params:
-                found[name] = self._missing(name, reasons)
-        if update.command is not None and (problem := self._command_problem(update, reasons)):
+                found[name] = self._missing(name)
+        if update.command is not None and (problem := self._command_problem(update)):
             found["command"] = problem
         if not found:
             stale = {
@@ -161,22 +162,22 @@ class Surface:
         codes = [code for code, _ in found.values()]
         return codes[0], {name: text for name, (_, text) in found.items()}
 
-    def _problem(self, name: str, value: object, reasons: Mapping[str, str]) -> Problem | None:
+    def _problem(self, name: str, value: object) -> Problem | None:
         param = self.params.get(name)
-        return param.problem(value) if param else self._missing(name, reasons)
+        return param.problem(value) if param else self._missing(name)
 
-    def _missing(self, name: str, reasons: Mapping[str, str]) -> Problem:
-        if name in reasons:
-            return "not_supported", reasons[name]
+    def _missing(self, name: str) -> Problem:
+        if name in self.unsupported:
+            return "not_supported", self.unsupported[name]
         return "unknown_parameter", f"is no parameter of this run; it has {', '.join(self.params) or 'none'}"
 
-    def _command_problem(self, update: Update, reasons: Mapping[str, str]) -> Problem | None:
+    def _command_problem(self, update: Update) -> Problem | None:
         command = update.command or ""
         offered = f"this run takes {', '.join(self.commands) or 'no command'}"
         if command not in COMMANDS:
             return "unknown_command", f"{shown(command)} is no command; {offered}"
         if command not in self.commands:
-            return "not_supported", reasons.get(command, f"{command}: {offered}")
+            return "not_supported", self.unsupported.get(command, f"{command}: {offered}")
         allowed = COMMANDS[command]
         for name, value in update.args.items():
             if name not in allowed:
@@ -188,6 +189,10 @@ class Surface:
         if command == "cancel" and "id" not in update.args:
             return "invalid", "cancel needs the id of a pending request"
         return None
+
+
+def _reasons(value: object) -> dict[str, str]:
+    return {name: wire.text(reason) for name, reason in wire.mapping(value).items()}
 
 
 def _params(value: object) -> dict[str, Param]:

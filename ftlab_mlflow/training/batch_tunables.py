@@ -13,6 +13,7 @@ from ftlab_mlflow.training.tunable import Build, Trainee, Tunable
 if TYPE_CHECKING:
     from ftlab_mlflow.training.batching import LiveBatches
 
+_MOST_STEPS, _MOST_EPOCHS = 1_000_000_000, 1_000_000
 UNSEEN = "needs attach(trainer): LiveControl alone in callbacks=[…] does not see the data"
 
 
@@ -43,14 +44,14 @@ def _tunable(
     help: str,
     apply: Callable[[Any], None],
     read: Callable[[], Scalar],
-    check: Callable[[Any], str | None] = lambda value: None,
+    check: Callable[[Any, Mapping[str, Scalar]], str | None] = lambda value, proposed: None,
 ) -> Tunable:
     def problem(proposed: Mapping[str, Scalar]) -> str | None:
         if batches.step >= batches.max_steps:
             return "the last step of the training is done"
         if name == "max_steps" and "num_train_epochs" in proposed:
             return "max_steps and num_train_epochs both say when training ends: set one of them"
-        return check(proposed[name])
+        return check(proposed[name], proposed)
 
     return Tunable(
         name=name,
@@ -95,27 +96,31 @@ def _accumulation(batches: LiveBatches, trainer: Any) -> Tunable | str:
 
 
 def _max_steps(batches: LiveBatches) -> Tunable | str:
-    return _tunable(
+    tunable = _tunable(
         batches,
         "max_steps",
         "int",
         "The step that training ends with; the rest of the schedule is stretched to it.",
         batches.set_max_steps,
         lambda: batches.max_steps,
-        lambda steps: _above(steps > batches.step, batches.step, "steps"),
+        lambda steps, proposed: _above(steps > batches.step, batches.step, "steps"),
     )
+    return replace(tunable, max=_MOST_STEPS)
 
 
 def _num_train_epochs(batches: LiveBatches) -> Tunable | str:
-    return _tunable(
+    tunable = _tunable(
         batches,
         "num_train_epochs",
         "float",
         "The epochs that training ends with; the rest of the schedule is stretched to them.",
         batches.set_epochs,
         lambda: batches.epochs,
-        lambda epochs: _above(batches.steps_of(epochs) > batches.step, batches.epochs_done, "epochs"),
+        lambda epochs, proposed: _above(
+            batches.steps_of(epochs) > batches.step, batches.epochs_done, "epochs"
+        ),
     )
+    return replace(tunable, max=_MOST_EPOCHS)
 
 
 def _warmup_steps(batches: LiveBatches) -> Tunable | str:
@@ -123,6 +128,13 @@ def _warmup_steps(batches: LiveBatches) -> Tunable | str:
         return "the learning rate has no warm-up of a known length"
     if batches.warmup >= batches.schedule_total:
         return "the schedule is over before its warm-up is"
+
+    def check(step: int, proposed: Mapping[str, Scalar]) -> str | None:
+        last = int(proposed.get("max_steps", batches.max_steps))
+        if step > last and proposed.keys() <= {"warmup_steps", "max_steps"}:
+            return f"must be at most {last}, the last step"
+        return _above(step > batches.step, batches.step, "steps")
+
     tunable = _tunable(
         batches,
         "warmup_steps",
@@ -130,7 +142,7 @@ def _warmup_steps(batches: LiveBatches) -> Tunable | str:
         "The step that the warm-up ends with; the rest of the schedule follows.",
         batches.set_warmup_steps,
         lambda: batches.step + batches.warmup_left,
-        lambda step: _above(step > batches.step, batches.step, "steps"),
+        check,
     )
     over = "the warm-up of the learning rate is over"
     return replace(

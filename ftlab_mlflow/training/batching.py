@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset
 from transformers import ProgressCallback, SchedulerType, Trainer
 
 from ftlab_mlflow.control.wire import new_id
+from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.training.epoch_data import EpochData, why_fixed
 from ftlab_mlflow.training.epoch_loop import EpochLoop
 from ftlab_mlflow.training.ranks import said_if_it_takes_long
@@ -70,6 +71,8 @@ class LiveBatches:
         self._saved: Mapping[str, Any] | None = None
         self._launch: dict[str, Any] = {}
         self._relaunched: dict[str, Any] = {}
+        # Whether the data have another length than before the resume.
+        self._is_recounted = False
 
     # --- what is in force, and how it changes ------------------------------------------------------
 
@@ -199,7 +202,15 @@ class LiveBatches:
         for name, value in self._relaunched.items():
             logger.warning("%s: the launch argument is new, %s is in force from here on", name, value)
             apply[name](value)
+        if self._is_recounted and self._epochs is not None:
+            logger.warning("There are %d samples now, in another order than before", self.samples)
+            self._end_with(self.steps_of(self._epochs))
         self._asked -= set(self._relaunched)
+
+    def give_back(self) -> None:
+        """The next training of this trainer begins as this one was launched."""
+        self._write_batch_size(self._launch["per_device_train_batch_size"])
+        self._trainer.args.gradient_accumulation_steps = self._launch["gradient_accumulation_steps"]
 
     @property
     def schedule_total(self) -> int:
@@ -216,6 +227,7 @@ class LiveBatches:
             "max_steps": self.max_steps,
             "epochs": self._epochs,
             "touched": self._loop.is_touched,
+            "short": self._loop.is_short,
             "clock": self._schedule.clock_state() if self._schedule else None,
             "schedule_total": self._schedule_total,
             "launch": self._launch,
@@ -244,6 +256,7 @@ class LiveBatches:
         self._epochs = saved["epochs"]
         self._asked = frozenset(saved["asked"])
         self._loop.is_touched = True
+        self._loop.is_short = saved["short"]
         if self._loop.data:
             self._write_batch_size(saved["batch_size"])
             self._trainer.args.gradient_accumulation_steps = saved["accumulation"]
@@ -290,17 +303,29 @@ class LiveBatches:
         checkpoint, data = rest[0], self._loop.data
         saved = saved_control(self._trainer.state).get("batches") if checkpoint else None
         self.training = (saved or {}).get("training", self.training)
-        if not saved or self.no_steps or (saved["data"] is None) != (data is None):
+        if not saved or self.no_steps:
+            return begun
+        if (saved["data"] is None) != (data is None):
+            if saved["touched"] and saved["data"]:
+                raise ConfigError(
+                    f"the batches were changed, and cannot go on where they were: {self.no_batches}"
+                )
             return begun
         self._relaunched = self._new_arguments(saved["launch"], set(saved["asked"]))
         skips = not self._trainer.args.ignore_data_skip
         if not saved["touched"] and not self._relaunched:
             if data and skips:
-                data.load(saved["data"], self._trainer.args.train_batch_size)
+                data.load(saved["data"], self._trainer.args.train_batch_size, self._loop.epoch)
             return begun
         self._saved = saved
         self._schedule_total = saved["schedule_total"]
         self._go_to(saved, checkpoint)
+        self._is_recounted = data is not None and saved["data"]["total"] != data.total
+        if self.step >= self.max_steps and not set(_STEPS).isdisjoint(self._relaunched):
+            # It had ended, and so has its schedule: what is launched now has one of its own.
+            steps = self._relaunched.get("max_steps")
+            self._schedule_total = steps or self.steps_of(self._relaunched["num_train_epochs"])
+            self._saved = {**saved, "clock": None}
         if data and not skips:
             data.begin(0, self._trainer.args.train_batch_size)
         # The trainer's own range of epochs is that of the launch arguments: `EpochLoop` counts its own.
@@ -346,7 +371,7 @@ class LiveBatches:
         self._loop.is_touched = True
         if left != left_before:
             state.max_steps = steps
-            if self._schedule:
+            if self._schedule and left_before > 0:
                 self._schedule.stretch(left_before, left)
         state.num_train_epochs = math.ceil(round(self.epochs, 9))
         self._show_steps()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -15,15 +15,16 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
-from ftlab_mlflow.control.messages import State
+from ftlab_mlflow.control.messages import State, Update
 from ftlab_mlflow.control.store import RunStore
 from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.training.batching import LiveBatches, saved_control
 from ftlab_mlflow.training.mlflow_run import TrainingRun
 from ftlab_mlflow.training.ranks import Agreement, Following
 from ftlab_mlflow.training.schedule import LiveSchedule
+from ftlab_mlflow.training.session import NOTHING_GIVEN, Given
 from ftlab_mlflow.training.trainer_host import TrainerHost
-from ftlab_mlflow.training.tunable import Trainee
+from ftlab_mlflow.training.tunable import Trainee, Tunable
 from ftlab_mlflow.training.tunables import Limits, build_tunables, check_limits
 from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target, ended_by
 
@@ -97,6 +98,7 @@ class LiveControl(TrainerCallback, ExportableState):
         self._rank_sync_steps = rank_sync_steps
         self._store_and_run = (store, run_id) if store is not None and run_id is not None else None
         self.batches: LiveBatches | None = None
+        self._given = NOTHING_GIVEN
         self._trainer: Trainer | None = None
         self._live: _Live | None = None
 
@@ -115,6 +117,14 @@ class LiveControl(TrainerCallback, ExportableState):
         """Seconds that this training has waited in pauses."""
         return self._live.training.paused_s if self._live else 0.0
 
+    def ask_first(self, updates: Sequence[Update], *, must_fit: bool) -> None:
+        """Requests that the training begins with, after what it was told before. Call it on every rank.
+
+        Args:
+            must_fit: ``train()`` raises `ConfigError` before the first step if one of them is refused.
+        """
+        self._given = Given(tuple(updates), must_fit)
+
     def bind(self, trainer: Trainer, *, is_training: bool = False) -> None:
         """Remembers the trainer, and hears of the exceptions that end its training."""
         if _bound_control(trainer, self) is not self or self._trainer is trainer:
@@ -128,6 +138,8 @@ class LiveControl(TrainerCallback, ExportableState):
     def _heard(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def heard(*args: Any, **kwargs: Any) -> Any:
+            if self._live is not None and not self._live.training.is_open:
+                self._live.give_back()  # the next training begins as launched
             try:
                 result = method(*args, **kwargs)
             except BaseException as error:
@@ -163,6 +175,8 @@ class LiveControl(TrainerCallback, ExportableState):
         # A checkpoint that was written without live control has no place for its state.
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if args.world_size > 1 and (reason := why_not_these_ranks(trainer)):
+            if self._given.must_fit and self._given.updates:
+                raise ConfigError(f"values given for a training that goes on need live control: {reason}")
             logger.warning("Live control is off: %s", reason)
             return
         if self._live is not None:
@@ -176,8 +190,14 @@ class LiveControl(TrainerCallback, ExportableState):
             self._limits,
             self.batches,
             self._rank_sync_steps,
+            self._given,
         )
-        self._live.begin()
+        try:
+            self._live.begin()
+        except ConfigError as error:
+            self._failed(error)  # nobody else hears of it where this callback was added to the trainer
+            raise
+        self._given = NOTHING_GIVEN  # asked for once
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live is not None:
@@ -242,18 +262,26 @@ class _Live:
         limits: Limits,
         batches: LiveBatches | None,
         rank_sync_steps: int,
+        given: Given,
     ) -> None:
         self._trainer = trainer
+        self._given = given
         self._batches = batches
+        self._launched: list[tuple[Tunable, Any]] = []
         self._host = TrainerHost(trainer, batches)
         self._schedule = self._lay_schedule()
         if batches:
             batches.begin(self._schedule)
+        elif saved_control(trainer.state).get("batches", {}).get("touched"):
+            raise ConfigError(
+                "the batches or steps of this checkpoint were changed while it trained: only attach(trainer) "
+                "goes on at the right sample, LiveControl alone in callbacks=[…] does not see the data"
+            )
         agreement: Agreement | None = None
         if trainer.args.world_size > 1:
             agreement = Agreement(rank_sync_steps, trainer.args.ddp_timeout)
             if trainer.args.process_index > 0:
-                self.training = Following(build_tunables(self._trainee(), limits)[0], self._host, agreement)
+                self.training = Following(self._tunables(limits)[0], self._host, agreement)
                 return
         if store is not None and run_id is not None:
             target = Target(store, run_id)
@@ -267,11 +295,16 @@ class _Live:
                 target.run.end("failed", reachable=True)
             raise
 
+    def _tunables(self, limits: Limits) -> tuple[dict[str, Tunable], dict[str, str]]:
+        tunables, unsupported = build_tunables(self._trainee(), limits)
+        self._launched = [(tunable, tunable.capture()) for tunable in tunables.values()]
+        return tunables, unsupported
+
     def _under_control(
         self, target: Target, poll_interval: float, limits: Limits, agreement: Agreement | None
     ) -> LiveTraining:
         trainer = self._trainer
-        tunables, unsupported = build_tunables(self._trainee(), limits)
+        tunables, unsupported = self._tunables(limits)
         commands = ["pause", "resume", "stop", "checkpoint", "evaluate", "rollback", "cancel"]
         if not self._host.can_evaluate:
             commands.remove("evaluate")
@@ -290,6 +323,7 @@ class _Live:
             method=type(trainer).__name__.removesuffix("Trainer").lower() or "trainer",
             saves_on_signal=trainer.args.save_strategy != "no",
             agreement=agreement,
+            given=self._given,
         )
 
     def _progress(self) -> Progress:
@@ -316,6 +350,13 @@ class _Live:
         self.training.abandon()
         if self._schedule:
             self._schedule.detach()
+
+    def give_back(self) -> None:
+        """Puts back everything that was changed while this training, which has ended, was running."""
+        for tunable, captured in self._launched:
+            tunable.restore(captured)
+        if self._batches:
+            self._batches.give_back()
 
     def _saved_before(self) -> Mapping[str, Any]:
         saved = saved_control(self._trainer.state)

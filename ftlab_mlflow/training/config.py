@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import itertools
 import os
 import re
 import warnings
@@ -174,6 +176,8 @@ def config_of(
         values["resume_from_checkpoint"] = resumed.checkpoint
     _add_demo(values, method, known, has_file=bool(path or resumed))
     _require(values, method, path)
+    if method.is_rewarded:
+        _fit_generations(values, asked, method)
     early_stopping.complete(values, f"{path}: " if path else "")
     for name, value in method.defaults.items():
         values.setdefault(name, value)
@@ -284,6 +288,30 @@ def _add_demo(values: dict[str, Any], method: Method, known: Mapping[str, Field]
             continue  # it would win over the epochs that were asked for
         if name in known:
             values.setdefault(name, value)
+
+
+def _fit_generations(values: dict[str, Any], asked: set[str], method: Method) -> None:
+    """Where nobody said how large a batch is, it holds whole groups of answers, as TRL wants it.
+
+    Raises: ConfigError: the batch that was asked for does not.
+    """
+    sizes: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(method.config_class())}
+    sizes |= values
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    rounds = sizes["steps_per_generation"] or sizes["gradient_accumulation_steps"]
+    group = sizes["num_generations"]
+    batches = {"per_device_eval_batch_size": (sizes["num_generations_eval"] or group, ranks)}
+    if not sizes["generation_batch_size"]:
+        batches["per_device_train_batch_size"] = (group, ranks * rounds)
+    for name, (answers, times) in batches.items():
+        if answers < 2 or sizes[name] * times % answers == 0:
+            continue  # TRL says why one answer is too few
+        fits = next(size for size in itertools.count(sizes[name]) if size * times % answers == 0)
+        if name not in asked:
+            values[name] = fits
+        elif name == "per_device_train_batch_size":
+            text = f"{sizes[name]} holds no whole groups of num_generations ({answers}); {fits} would"
+            raise ConfigError(f"{name}: {text}")
 
 
 def _rewards(values: Mapping[str, Any]) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard
-from torch.utils.data import BatchSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 
 _LOADER_OPTIONS = (
     "num_workers",
@@ -30,6 +32,8 @@ def why_fixed(loader: Any, batch_size: int) -> str | None:
     Args:
         loader: As the trainer iterates it. batch_size: Samples that the trainer thinks are in a batch.
     """
+    if type(loader) is DataLoader:
+        return "the dataloader was not prepared by accelerate (accelerator.prepare)"
     if not isinstance(loader, DataLoaderShard):
         return f"a {type(loader).__name__} makes the batches itself"
     batches = loader.batch_sampler
@@ -104,32 +108,30 @@ class EpochData:
         )
         return RestOfEpoch(loader, is_whole)
 
-    def state(self, epoch: int, rounds: int) -> dict[str, Any]:
-        """What a checkpoint must hold, as JSON values; `rounds` as for `used`."""
-        drawn = self._order.drawn_from
+    def state(self, epoch: int, used: int) -> dict[str, Any]:
+        """What a checkpoint must hold when so many samples of an epoch are used, as JSON values."""
         return {
             "epoch": epoch,
-            "used": self.used(rounds),
-            "drawn_from": None if drawn is None else base64.b64encode(bytes(drawn.tolist())).decode(),
+            "used": used,
+            "total": self.total,
+            "drawn_from": self._order.drawn_from,
             "group": getattr(self._order.sampler, "batch_size", None),
         }
 
-    def load(self, state: Mapping[str, Any], batch_size: int) -> int:
-        """Goes to the sample at which `state` was taken; the order of that epoch is drawn again.
+    def load(self, state: Mapping[str, Any], batch_size: int, epoch_now: int) -> int:
+        """Goes to the sample at which `state` was taken; the order of another epoch is drawn again.
 
         Returns:
             The epoch: the one after, if nothing is left of the one in which it was taken.
         """
-        is_over = self.rounds(self.total - state["used"], batch_size) == 0
+        is_over = self.rounds(max(0, self.total - state["used"]), batch_size) == 0
         epoch, start = (state["epoch"] + 1, 0) if is_over else (state["epoch"], state["used"])
         self.begin(start, batch_size)
-        self._order.epoch_order = None
         if state["group"] is not None:  # a sampler that groups by length does it so many samples at a time
             self._order.sampler.batch_size = state["group"]
-        if state["drawn_from"] and start:
-            self._order.draw_from = torch.tensor(
-                list(base64.b64decode(state["drawn_from"])), dtype=torch.uint8
-            )
+        if start and not (epoch == epoch_now and self._order.epoch_order):
+            self._order.epoch_order = None
+            self._order.draw_from = state["drawn_from"]
         return int(epoch)
 
 
@@ -137,36 +139,70 @@ class RecordedSampler(Sampler[int]):
     """A sampler that remembers the order that it gave last.
 
     Attributes:
-        epoch_order: That order. drawn_from: The random state that it was drawn from; None for a sampler that
-            draws from the number of the epoch (``set_epoch``).
-        draw_from: A random state to draw the next order from.
+        epoch_order: That order.
+        drawn_from: The random states that it was drawn from, as JSON values; None for a sampler that draws
+            from the number of the epoch (``set_epoch``), or not at all.
+        draw_from: Random states to draw the next order from.
     """
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
         self.epoch_order: list[int] | None = None
-        self.drawn_from: torch.Tensor | None = None
-        self.draw_from: torch.Tensor | None = None
+        self.drawn_from: dict[str, Any] | None = None
+        self.draw_from: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[int]:
         if self.draw_from is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(self.draw_from)
+            now = self._random_states()
+            self._set_random_states(self.draw_from)
+            try:
                 self._draw()
+            finally:
+                self._set_random_states(now)
             self.draw_from = None
         else:
             self._draw()
         return iter(self.epoch_order or ())
 
     def _draw(self) -> None:
-        self.drawn_from = None if hasattr(self.sampler, "set_epoch") else torch.get_rng_state()
+        fixed = hasattr(self.sampler, "set_epoch") or isinstance(self.sampler, SequentialSampler)
+        self.drawn_from = None if fixed else self._random_states()
         self.epoch_order = list(self.sampler)
+
+    def _random_states(self) -> dict[str, Any]:
+        """Of all that a sampler may draw from."""
+        numpy: Any = np.random.get_state()
+        name, numbers, *rest = numpy
+        version, words, gauss = random.getstate()
+        own = getattr(self.sampler, "generator", None)
+        return {
+            "torch": _text(torch.get_rng_state()),
+            "numpy": [name, numbers.tolist(), *rest],
+            "python": [version, list(words), gauss],
+            "own": _text(own.get_state()) if isinstance(own, torch.Generator) else None,
+        }
+
+    def _set_random_states(self, states: Mapping[str, Any]) -> None:
+        torch.set_rng_state(_bytes(states["torch"]))
+        np.random.set_state(tuple(states["numpy"]))
+        version, words, gauss = states["python"]
+        random.setstate((version, tuple(words), gauss))
+        if states["own"]:
+            self.sampler.generator.set_state(_bytes(states["own"]))
 
     def __getattr__(self, name: str) -> Any:  # such as set_epoch
         return getattr(self.sampler, name)
+
+
+def _text(state: torch.Tensor) -> str:
+    return base64.b64encode(bytes(state.tolist())).decode()
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.tensor(list(base64.b64decode(text)), dtype=torch.uint8)
 
 
 class RestOfEpoch:

@@ -46,6 +46,7 @@ class EpochLoop:
     Attributes:
         epoch: The epoch now, from 0.
         is_touched: Whether something was changed: then all further epochs are run here.
+        is_short: Whether an epoch was ended early: then its steps are missing at the end, as without us.
     """
 
     def __init__(self, trainer: Trainer, data: EpochData | None, updates: int) -> None:
@@ -58,8 +59,7 @@ class EpochLoop:
         self._rounds = self._seen = 0
         # Whether the rest of the epoch must be cut anew; whether the step done was taken back.
         self._is_cut = self._is_back = False
-        # Whether an epoch was ended early: then its steps are missing at the end, as without us.
-        self._is_short = False
+        self.is_short = False
         # Where the random state of the next batch is.
         self._checkpoint: str | None = None
 
@@ -107,7 +107,10 @@ class EpochLoop:
 
     def state(self) -> dict[str, Any] | None:
         """What a checkpoint must hold of the data, as JSON values."""
-        return self.data.state(self.epoch, self._rounds) if self.data else None
+        if self.data is None:
+            return None
+        is_over = self._trainer.control.should_epoch_stop
+        return self.data.state(self.epoch, self.data.total if is_over else self.data.used(self._rounds))
 
     def cut(self, change: Callable[[], None]) -> None:
         """Makes a change of what a batch or a step is, and the next step the first that follows it."""
@@ -123,7 +126,7 @@ class EpochLoop:
     def go_to(self, data_state: Mapping[str, Any], checkpoint: str) -> None:
         """Goes on at the sample that a checkpoint was written at, with its random state."""
         assert self.data is not None
-        self.epoch = self.data.load(data_state, self._size)
+        self.epoch = self.data.load(data_state, self._size, self.epoch)
         self._checkpoint = checkpoint
         self._is_cut = True
         self._rounds = 0
@@ -175,8 +178,8 @@ class EpochLoop:
     def _next_epoch(self) -> bool:
         """Whether another epoch is ours to run; then it has begun."""
         trainer = self._trainer
-        self._is_short |= trainer.control.should_epoch_stop
-        is_last = self._is_short and self.epoch + 1 >= trainer.state.num_train_epochs
+        self.is_short |= trainer.control.should_epoch_stop
+        is_last = self.is_short and self.epoch + 1 >= trainer.state.num_train_epochs
         over = trainer.control.should_training_stop or self.step >= self.max_steps or is_last
         if over or not self.is_touched:
             trainer.control.should_training_stop |= over

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from ftlab_mlflow.control.messages import State
-from ftlab_mlflow.errors import RankError, RanksDiverged, RanksLost
+from ftlab_mlflow.errors import ConfigError, RankError, RanksDiverged, RanksLost
 from ftlab_mlflow.training.session import Host, Session
 from ftlab_mlflow.training.signals import StopSignals
 from ftlab_mlflow.training.tunable import Tunable
@@ -57,6 +57,7 @@ class Hand:
 
     Attributes:
         stopped: Whether the training was told to end.
+        refused: Why the training must not begin, or None.
     """
 
     def __init__(self, tunables: Mapping[str, Tunable], host: Host) -> None:
@@ -65,6 +66,7 @@ class Hand:
         self._captured: dict[str, Any] = {}
         self._written: str | None = None
         self.stopped = False
+        self.refused: str | None = None
 
     def capture(self, name: str) -> None:
         self._captured[name] = self._tunables[name].capture()
@@ -101,6 +103,9 @@ class Hand:
 
     def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
         return self._host.rollback(checkpoint)
+
+    def refuse(self, reason: str) -> None:
+        self.refused = reason
 
 
 class Ranks:
@@ -351,9 +356,15 @@ class Following:
         self._meet_at: float = 0
 
     def begin(self, step: int, saved: Mapping[str, Any]) -> None:
-        """Brings into force what the leader finds in its checkpoint and in the run's history."""
+        """Brings into force what the leader finds in its checkpoint and in the run's history.
+
+        Raises:
+            ConfigError: As on the leader.
+        """
         self.signals.install()
         self.boundary(step)
+        if self._hand.refused:
+            raise ConfigError(self._hand.refused)
 
     def running(self) -> None:
         """A step begins."""

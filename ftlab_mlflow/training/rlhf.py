@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ftlab_mlflow.control.wire import new_id
-from ftlab_mlflow.errors import ConfigError
+from ftlab_mlflow.errors import ConfigError, FTLabError
 from ftlab_mlflow.training.config import TrainConfig, config_of, read_file
 from ftlab_mlflow.training.data import columns_of, load_data
 from ftlab_mlflow.training.fields import shown
@@ -101,6 +101,11 @@ def load_pipeline(
             "rlhf runs in one process; on several, run `ftlab train reward`, then `ftlab train grpo` with "
             "--reward_model_name_or_path"
         )
+    if any(word.partition("=")[0].endswith(("--resume", ".resume")) for word in options):
+        raise ConfigError(
+            "rlhf has no --resume: a stage goes on with `ftlab train reward --resume RUN` or "
+            "`ftlab train grpo --resume RUN` (rloo where that trains the policy)"
+        )
     file = read_file(path)
     sections = {stage: _section(file, stage, path) for stage in _STAGES}
     in_file = sections["policy"].pop("method", None)
@@ -137,11 +142,12 @@ class Pipeline:
     """The stages, one after the other.
 
     Attributes:
-        log: The parent run, once it has begun.
+        log: The parent run, once it has begun. title: What trains now, for a text.
     """
 
     def __init__(self, config: PipelineConfig) -> None:
         self._config = config
+        self.title = "the pipeline"
         self.log: RunLog | None = None
 
     def run(self) -> PipelineOutcome:
@@ -178,7 +184,12 @@ class Pipeline:
                 *(number, len(self._config.stages), log.run_id, stage, config.method.name),
             )
             config.training.run_name = config.training.run_name or f"{log.name}-{stage}"
-            outcomes[stage] = Training(config, log).run()
+            self.title = f"stage {stage}"
+            try:
+                outcomes[stage] = Training(config, log).run()
+            except FTLabError as error:
+                error.args = (f"{stage}: {error}",)
+                raise
             if outcomes[stage].state != "finished":
                 break
             if number < len(self._config.stages):

@@ -8,7 +8,7 @@ has stepped, they and the scheduler's last-rate list hold the rates in force. So
 that read the optimizer's rate back. Until something is asked for, nothing is touched at all.
 
 When the number of steps changes, the untouched schedule itself runs on another clock (`clock.py`): one whose
-rate is a formula of time is asked for the rate at that time, any other is stepped once a whole unit of it.
+rate is a formula of the step is read between its steps, any other is stepped once a whole unit of time.
 """
 
 from __future__ import annotations
@@ -179,13 +179,23 @@ class LiveSchedule:
             if self._clock is None:
                 return plain_step()
             self._clock.count += 1
-            if self._is_formula:
-                self._scheduler.last_epoch = self._clock.time - 1
-                return plain_step()
-            for _ in range(math.floor(self._clock.time + 1e-9) - self._scheduler_time):
+            whole = math.floor(self._clock.time + 1e-9)
+            if isinstance(self._scheduler, LambdaLR):
+                self._scheduler.last_epoch = whole - 1
                 plain_step()
+                self._blend(whole + 1, self._clock.time - whole)
+            else:
+                for _ in range(whole - self._scheduler_time):
+                    plain_step()
         finally:
             self._after_step()
+
+    def _blend(self, ahead: int, share: float) -> None:
+        """Moves the rates by a share towards those of the schedule's next step."""
+        if share > 1e-9:
+            formulas = zip(self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True)
+            coming = [base * formula(ahead) for base, formula in formulas]
+            self._set_rates([a + (b - a) * share for a, b in zip(self._rates(), coming, strict=True)])
 
     def _running_clock(self, left: int) -> Clock:
         if self._clock is None:
@@ -197,17 +207,6 @@ class LiveSchedule:
         # ChainedScheduler has no count of its own.
         scheduler = getattr(self._scheduler, "_schedulers", [self._scheduler])[0]
         return int(getattr(self._scheduler, "last_epoch", scheduler.last_epoch))
-
-    @property
-    def _is_formula(self) -> bool:
-        """Whether the scheduler knows a rate for any time, not only for whole steps."""
-        if not isinstance(self._scheduler, LambdaLR):
-            return False
-        formulas: list[Any] = self._scheduler.lr_lambdas
-        try:
-            return all(math.isfinite(rate(self._scheduler.last_epoch + 0.5)) for rate in formulas)
-        except (TypeError, ValueError, LookupError):  # such as a list of rates, by step
-            return False
 
     @property
     def _waits_for_metrics(self) -> bool:

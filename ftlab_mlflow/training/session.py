@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger
 from ftlab_mlflow.control.messages import FINAL_STATES, Ack, Code, State, Update
 from ftlab_mlflow.control.store import Point
 from ftlab_mlflow.control.surface import Surface
-from ftlab_mlflow.control.wire import format_time, one_line, shown, shown_value, utc_now
+from ftlab_mlflow.control.wire import format_time, new_id, one_line, shown, shown_value, utc_now
 from ftlab_mlflow.errors import describe
 from ftlab_mlflow.training.tunable import Tunable
 from ftlab_mlflow.training.values import Values, error_text
@@ -59,6 +59,20 @@ class Outbox(Protocol):
 
     def post(self, tags: Mapping[str, str], points: Iterable[Point] = ()) -> None:
         """Leaves tags and metric values that are written together, after all that was left before."""
+
+
+class Given(NamedTuple):
+    """Requests of the one who starts the training, which it begins with.
+
+    Attributes:
+        must_fit: Whether the training must not begin if one of them is refused.
+    """
+
+    updates: tuple[Update, ...] = ()
+    must_fit: bool = False
+
+
+NOTHING_GIVEN = Given()
 
 
 @dataclass
@@ -171,6 +185,25 @@ class Session:
         if ledger is not None:
             self._replay(ledger)
         self.post_surface()
+
+    def refusal(self, given: Given) -> str | None:
+        """Why the training must not begin: what it refuses of the requests, or None. It changes nothing."""
+        values = {name: value for update in given.updates for name, value in (update.set or {}).items()}
+        # All at once: no step is trained between them, and one may make room for another.
+        problem = self._problems(Update(at=utc_now(), set=values)) if given.must_fit and values else None
+        return describe(problem[1]) if problem else None
+
+    def ask(self, given: Given) -> str | None:
+        """Makes the requests, now. Returns why the training must not begin, or None."""
+        errors: dict[str, str] = {}
+        for update in given.updates:
+            entry = Entry(new_id(), update)
+            self._outbox.post({tags.UPDATE_PREFIX + entry.id: update.encode()})
+            if given.must_fit:
+                errors |= self._transact(entry, update)
+            else:
+                self._execute(entry.id, update)
+        return describe(errors) if errors else None
 
     def running(self) -> None:
         """A step begins. Cheap: called at every step, it acts at the first."""
@@ -301,10 +334,7 @@ class Session:
             self._waiting.append(entry)
 
     def _problems(self, update: Update) -> tuple[Code, dict[str, str]] | None:
-        reasons = {**self._unsupported, **self._values.unavailable()}
-        if self._withdrawn:
-            reasons = dict.fromkeys((*reasons, *self._values.params(), *self._commands), self._withdrawn)
-        problem = self.surface().problems(update, reasons)
+        problem = self.surface().problems(update)
         if problem is None and update.set and (errors := self._values.problem(update.set)):
             return "out_of_bounds", errors
         return problem
@@ -319,11 +349,11 @@ class Session:
         else:
             self._command(entry, update)
 
-    def _transact(self, entry: Entry, update: Update) -> None:
+    def _transact(self, entry: Entry, update: Update) -> dict[str, str]:
         changes, error = self._values.apply(update.set or {})
         if error:
             self._reject(entry, "failed", error)
-            return
+            return error
         ack = self._ack("applied", changes=changes)
         self._answer(entry.id, ack, self._points(ack))
         who = one_line(": ".join(text for text in (update.by, update.reason) if text))
@@ -332,6 +362,7 @@ class Session:
                 "Applied %s %s → %s at step %d%s",
                 name, shown_value(old), shown_value(new), self.step, f" ({who})" if who else "",
             )  # fmt: skip
+        return {}
 
     def _points(self, ack: Ack) -> list[Point]:
         """The metrics ``live/<parameter>`` that are written with an answer, also when it is written late."""
@@ -372,9 +403,11 @@ class Session:
     def _roll_back(self, checkpoint: str | None) -> dict[str, Any]:
         """Goes back to a checkpoint. What was asked for since stays in force."""
         path, saved, self.step = self._host.rollback(checkpoint)
+        result: dict[str, Any] = {"checkpoint": path, "step": self.step}
         if errors := self._values.keep(saved):
-            raise RuntimeError(f"went back to {path}, but {describe(errors)}")
-        return {"checkpoint": path, "step": self.step}
+            logger.warning("Not in force after the rollback: %s", describe(errors))
+            result["not_kept"] = errors
+        return result
 
     def _begin_stop(self, request_id: str, *, save: bool) -> None:
         stop = _Stop(request_id)
@@ -423,9 +456,11 @@ class Session:
 
     def surface(self) -> Surface:
         """What can be changed now, read from where the trainer uses it."""
+        params = self._values.params()
+        reasons = {**self._unsupported, **self._values.unavailable()}
         if self._withdrawn:
-            return Surface({}, ())
-        return Surface(self._values.params(), self._commands)
+            return Surface({}, (), dict.fromkeys((*reasons, *params, *self._commands), self._withdrawn))
+        return Surface(params, self._commands, reasons)
 
     def post_surface(self) -> None:
         """Posts surface and status."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ftlab_mlflow.control.client import user_name
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import State, Update
-from ftlab_mlflow.control.tags import UPDATE_PREFIX
-from ftlab_mlflow.control.wire import new_id, shown_value, utc_now
+from ftlab_mlflow.control.wire import shown_value, utc_now
 from ftlab_mlflow.errors import ConfigError, StoreError
 from ftlab_mlflow.training.callback import attach
 from ftlab_mlflow.training.checkpoints import set_aside, step_of
@@ -89,8 +89,10 @@ class Training:
         parent: The run of which its own run is to be a child.
 
     Attributes:
-        log: The MLflow run, once it has begun.
+        log: The MLflow run, once it has begun. title: What trains, for a text.
     """
+
+    title = "the training"
 
     def __init__(self, config: TrainConfig, parent: RunLog | None = None) -> None:
         self._config = config
@@ -139,10 +141,11 @@ class Training:
             control = attach(
                 trainer, settings.poll_interval, settings.limits, rank_sync_steps=settings.rank_sync_steps
             )
+            if args.resume_from_checkpoint:
+                control.ask_first(self._explicit(), must_fit=config.resumed is not None)
             if self.log is not None:
                 self._announce(self.log, trainer)
-                if args.resume_from_checkpoint:
-                    self._ask_explicit(self.log)
+                trainer.add_callback(_OnceLive(partial(self._describe, self.log, trainer)))
             try:
                 trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
             except KeyboardInterrupt:
@@ -208,34 +211,37 @@ class Training:
         return trainer
 
     def _go_on_from(self, resumed: Resumption) -> None:
-        """Says what goes on and which values win, and clears the way for the checkpoints to come."""
+        """Says what goes on, and clears the way for the checkpoints to come."""
         logger.info("Run %s goes on from %s", resumed.run_id, resumed.checkpoint)
-        for line in resumed.told(self._config.explicit):
-            logger.info("%s", line)
         folder = self._config.training.output_dir
         for path in set_aside(folder, step_of(resumed.checkpoint) or 0):
             logger.warning("A later checkpoint, which the run does not go on from, is now %s", path)
 
-    def _ask_explicit(self, log: RunLog) -> None:
+    def _explicit(self) -> list[Update]:
         """A value on the command line of a resume is a new request: it wins over what the run was told."""
-        for name in self._config.resumed.live if self._config.resumed else TABLE:
-            if name in self._config.explicit:
-                update = Update(
-                    at=utc_now(),
-                    set={name: self._config.explicit[name]},
-                    by=user_name(),
-                    via="cli",
-                    reason="given on resume",
-                )
-                log.store.write(log.run_id, {UPDATE_PREFIX + new_id(): update.encode()})
+        explicit = self._config.explicit
+        names = self._config.resumed.live if self._config.resumed else TABLE
+        return [
+            Update(
+                at=utc_now(), set={name: explicit[name]}, by=user_name(), via="cli", reason="given on resume"
+            )
+            for name in names
+            if name in explicit
+        ]
 
-    def _announce(self, log: RunLog, trainer: Any) -> None:
+    def _describe(self, log: RunLog, trainer: Any) -> None:
+        """Says which values win, and writes with the run what it is made from."""
+        if self._config.resumed:
+            for line in self._config.resumed.told(self._config.explicit):
+                logger.info("%s", line)
         log.write_config(
             self._config.as_yaml(
                 output_dir=os.path.abspath(trainer.args.output_dir),
                 run_name=trainer.args.run_name or log.name,
             )
         )
+
+    def _announce(self, log: RunLog, trainer: Any) -> None:
         logger.info(
             "Run %s (%s) on %s; change it with: ftlab set %s learning_rate=%s",
             log.run_id,
@@ -289,6 +295,10 @@ class _AtTrainBegin(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._call()
+
+
+class _OnceLive(_AtTrainBegin):
+    """Comes after live control, which may refuse what was given."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from ftlab_mlflow.control.wire import shown
 from ftlab_mlflow.errors import CheckpointError
 from ftlab_mlflow.training.batching import LiveBatches, saved_control
 from ftlab_mlflow.training.checkpoints import holds_only_model, problem, set_aside, step_of
@@ -49,6 +50,8 @@ class TrainerHost:
             return "needs attach(trainer): LiveControl alone in callbacks=[…] does not see the data"
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             return "a sharded model is loaded only when training begins"
+        if getattr(trainer.args, "sync_ref_model", False):
+            return "a reference model that follows the policy is in no checkpoint"
         return self._batches.no_batches
 
     def checkpoint(self) -> str:
@@ -120,14 +123,18 @@ class TrainerHost:
             if path is None:
                 raise CheckpointError(f"there is no whole checkpoint of this training in {folder}")
             return path
-        path = folder / Path(name).name
+        path = folder / name
+        if Path(name).name != name:
+            raise CheckpointError(f"name a folder, such as checkpoint-500, not a path; got {shown(name)}")
         if reason := self._problem(path):
             names = ", ".join(path.name for path in there) or "none"
-            raise CheckpointError(f"{name} cannot be loaded: {reason}; there are: {names}")
+            raise CheckpointError(f"{shown(name)} cannot be loaded: {reason}; there are: {names}")
         return path
 
     def _problem(self, path: Path) -> str | None:
         """Why the training cannot go back to a checkpoint."""
+        if not path.is_dir():
+            return "there is no such folder"
         if reason := problem(path):
             return reason
         if holds_only_model(path):

@@ -261,7 +261,7 @@ def build_tunables(
         if isinstance(built, str):
             missing[name] = built
         else:
-            found[name] = _narrowed(built, limits[name]) if name in limits else built
+            found[name] = _narrowed(built, limits[name], name in BATCH_TABLE) if name in limits else built
     return found, missing
 
 
@@ -279,8 +279,12 @@ def check_limits(limits: Limits, table: Mapping[str, Build] = TABLE) -> None:
             raise ConfigError(f"limits: {name} has a minimum {low:g} above its maximum {high:g}")
 
 
-def _narrowed(tunable: Tunable, bounds: tuple[float | None, float | None]) -> Tunable:
+def _narrowed(tunable: Tunable, bounds: tuple[float | None, float | None], by_data: bool) -> Tunable:
     low, high = bounds
+    if by_data:  # its own bounds are known only once the data are there
+        low = None if low is None or tunable.min is None else max(low, tunable.min)
+        high = None if high is None else min(high, tunable.max or high)
+        bounds = (low, high)
     given = [bound for bound in bounds if bound is not None]
     too_low = tunable.min is not None and any(bound < tunable.min for bound in given)
     too_high = tunable.max is not None and any(bound > tunable.max for bound in given)

@@ -26,8 +26,9 @@ class Values:
     def __init__(self, tunables: Mapping[str, Tunable]) -> None:
         self._tunables = tunables
         self._asked: dict[str, Scalar] = {name: t.asked for name, t in tunables.items()}
-        # What was changed, and the how-manieth change it was that did so last.
+        # What was changed, and the how-manieth change it was that did so last; all changes by that number.
         self._changed: dict[str, int] = {}
+        self._log: list[tuple[int, dict[str, Scalar]]] = []
 
     def params(self) -> dict[str, Param]:
         """What can be changed now, read from where the trainer uses it."""
@@ -72,9 +73,11 @@ class Values:
             for tunable, state in reversed(captured):
                 tunable.restore(state)
             return {}, {current: error_text(error)}
+        asked = {name: values[name] for name in changes}
         count = max(self._changed.values(), default=0) + 1
-        self._asked |= {name: values[name] for name in changes}
-        self._changed |= dict.fromkeys(changes, count)
+        self._log.append((count, asked))
+        self._asked |= asked
+        self._changed |= dict.fromkeys(asked, count)
         return changes, {}
 
     def as_metric(self, name: str, value: Scalar) -> float:
@@ -98,21 +101,24 @@ class Values:
         for name in self._kept(saved):
             self._changed[name] = saved["changed"][name]
             self._asked[name] = saved["asked"][name]
+        counted = sorted((count, name) for name, count in self._changed.items())
+        for count, group in groupby(counted, key=itemgetter(0)):
+            self._log.append((count, {name: self._asked[name] for _, name in group}))
 
     def keep(self, saved: Mapping[str, Any]) -> dict[str, str]:
-        """The trainer went back to the checkpoint that holds `saved`: what was asked for stays in force.
+        """The trainer went back to a checkpoint that holds `saved`: what was asked for since is asked again.
 
         Returns:
-            Errors by name; a value that could not be kept is now what it was at the checkpoint.
+            Errors by name, of what cannot be in force there.
         """
         # All states first: two parameters may share one (the rate and its schedule), and it must not undo
         # what is asked of the other one afterwards.
         self._load(saved)
         then = max(saved.get("changed", {}).values(), default=0)
-        since = sorted((count, name) for name, count in self._changed.items() if count > then)
+        since = [asked for count, asked in self._log if count > then]
+        self._log = [(count, asked) for count, asked in self._log if count <= then]
         errors: dict[str, str] = {}
-        for _, group in groupby(since, key=itemgetter(0)):  # in the order in which they were asked for
-            asked = {name: self._asked[name] for _, name in group}
+        for asked in since:
             errors |= self.apply({n: value for n, value in asked.items() if self.can_have(n, value)})[1]
         return errors
 

@@ -17,11 +17,11 @@ from ftlab_mlflow.control.messages import State, Status
 from ftlab_mlflow.control.store import RunStore
 from ftlab_mlflow.control.tags import STATUS
 from ftlab_mlflow.control.wire import new_id, utc_now
-from ftlab_mlflow.errors import MessageError, RanksDiverged, RanksLost
+from ftlab_mlflow.errors import ConfigError, MessageError, RanksDiverged, RanksLost
 from ftlab_mlflow.training.listener import Listener
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
 from ftlab_mlflow.training.ranks import Agreement, EveryHost, Hand, Leader, Ranks, on_every_rank
-from ftlab_mlflow.training.session import Host, Session
+from ftlab_mlflow.training.session import NOTHING_GIVEN, Given, Host, Session
 from ftlab_mlflow.training.signals import StopSignals
 from ftlab_mlflow.training.tunable import Tunable
 
@@ -57,6 +57,7 @@ class LiveTraining:
         progress: Where the training is now; also called by the listener's thread.
         method: As the status names it. saves_on_signal: Whether Ctrl-C and SIGTERM save before they stop.
         agreement: How the ranks of the training agree, of which this is the leading one; None is one process.
+        given: What it is asked by the one who starts it.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class LiveTraining:
         method: str,
         saves_on_signal: bool,
         agreement: Agreement | None = None,
+        given: Given = NOTHING_GIVEN,
     ) -> None:
         self.run_id = target.run_id
         self._target = target
         self._progress = progress
         self._method = method
         self._saves_on_signal = saves_on_signal
+        self._given = given
         self._error: str | None = None
         self._listener = Listener(target.store, target.run_id, self._heartbeat, poll_interval)
         self.signals = StopSignals(lambda: self.session.interrupt(self._stop_by_signal))
@@ -120,6 +123,9 @@ class LiveTraining:
 
         Args:
             step: Optimizer steps done. saved: What `saved` gave for the checkpoint; empty without one.
+
+        Raises:
+            ConfigError: It refuses what was given. Other requests that wait are as they were.
         """
         if saved and saved["run_id"] != self.run_id:
             # A checkpoint of another run: its values go on here, its answers belong there.
@@ -132,9 +138,12 @@ class LiveTraining:
         try:
             with self._leader.meeting() if self._leader else nullcontext():
                 self.session.begin(step, saved, ledger)
+                self._end_if(self.session.refusal(self._given))
                 self._listener.start(self.session, self.session.surface().params, run_tags)
                 self.signals.install()
                 self.session.boundary(step)
+                # After what was pending, so that it wins; which may leave less room for it.
+                self._end_if(self.session.refusal(self._given) or self.session.ask(self._given))
         except RanksLost as error:
             logger.error("Live control is off; training goes on: %s", error)
 
@@ -176,6 +185,14 @@ class LiveTraining:
         self._listener.close(None, last_look=False)
         if self._ranks:
             self._ranks.close()
+
+    def _end_if(self, refused: str | None) -> None:
+        if refused is None:
+            return
+        text = f"the training refuses what was given: {refused}"
+        if self._ranks:
+            self._ranks.call("refuse", text)
+        raise ConfigError(text)
 
     def _stop_by_signal(self) -> None:
         received = self.signals.received

@@ -155,6 +155,7 @@ class RealTrainer:
 
         written = WrittenRun(uri, "trained")
         self.run_id = written.run_id
+        self._store = written.store
         self.knobs = Knobs()
         self.step = 0
         self._folder = folder
@@ -239,6 +240,7 @@ class RealTrainer:
     def start(self) -> None:
         self._thread.start()
         until(lambda: self.session.state == "running", "the trainer runs")
+        until(lambda: tags.SURFACE in self._store.get(self.run_id).tags, "a client can see it")
 
     def end(self) -> None:
         if self.session.state == "paused":

@@ -161,6 +161,17 @@ def test_a_rejection_by_the_trainer_is_exit_1_with_its_reason(ftlab: Ftlab, trai
     assert error["errors"] == {"broken": "RuntimeError: it is \x1b[31mbroken [red]"}
 
 
+def test_what_the_trainer_does_not_offer_is_refused_with_its_reason(
+    ftlab: Ftlab, trainer: RealTrainer
+) -> None:
+    result = ftlab("set", "latest", "save_steps=5")
+
+    assert result.code == 1
+    reason = "save_strategy is 'no', not 'steps'"
+    assert result.err == f"Rejected: not_supported: save_steps: {reason}. Nothing was written.\n"
+    assert ftlab("status", "--json").json["unsupported"] == {"save_steps": reason}
+
+
 def test_no_answer_in_time_is_exit_3_and_stays_pending(
     ftlab: Ftlab, new_run: Callable[..., WrittenRun]
 ) -> None:

@@ -41,6 +41,7 @@ STATUS_SCHEMA = RUN_SCHEMA | {
     "session": TEXT,
     "parameters": dict,
     "commands": list,
+    "unsupported": dict,
     "metrics": dict,
     "pending": list,
 }

@@ -137,4 +137,9 @@ params = st.builds(
     asked=texts,
     choices=st.lists(texts, min_size=1, max_size=4).map(tuple),
 )
-surfaces = st.builds(Surface, params=mappings(params), commands=st.lists(texts, max_size=5).map(tuple))
+surfaces = st.builds(
+    Surface,
+    params=mappings(params),
+    commands=st.lists(texts, max_size=5).map(tuple),
+    unsupported=mappings(texts),
+)

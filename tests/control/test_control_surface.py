@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_a_request_that_fits_has_no_problem() -> None:
 )
 def test_every_code_that_the_surface_gives(request_: dict[str, Any], code: str, names: set[str]) -> None:
     unsupported = {"max_steps": "an iterable dataset has no length", "evaluate": "there is no eval_dataset"}
-    found = SURFACE.problems(Update(at=AT, **request_), unsupported)
+    found = replace(SURFACE, unsupported=unsupported).problems(Update(at=AT, **request_))
     assert found is not None
     assert found[0] == code
     assert found[1].keys() == names
@@ -146,9 +147,11 @@ def test_every_code_that_the_surface_gives(request_: dict[str, Any], code: str, 
 
 
 def test_the_reason_of_what_is_not_supported_is_said() -> None:
-    found = SURFACE.problems(Update(at=AT, command="evaluate"), {"evaluate": "there is no eval_dataset"})
+    reasons = {"evaluate": "there is no eval_dataset", "max_steps": "no length"}
+    surface = Surface.decode(replace(SURFACE, unsupported=reasons).encode())
+    found = surface.problems(Update(at=AT, command="evaluate"))
     assert found == ("not_supported", {"command": "there is no eval_dataset"})
-    found = SURFACE.problems(Update(at=AT, set={"max_steps": 9}), {"max_steps": "no length"})
+    found = surface.problems(Update(at=AT, set={"max_steps": 9}))
     assert found == ("not_supported", {"max_steps": "no length"})
 
 
@@ -259,6 +262,19 @@ def test_help_is_left_out_where_a_tag_could_not_hold_it() -> None:
     read = Surface.decode(text)
     assert read.params.keys() == params.keys()
     assert all(p == Param("float", 0.5, 0.5, 0, 1) for p in read.params.values())
+
+
+def test_reasons_are_left_out_before_the_help_is() -> None:
+    params = {f"p{i}": Param("float", 0.5, 0.5, help="x" * 100) for i in range(30)}
+    surface = Surface(params, ("pause",), {f"q{i}": "y" * 100 for i in range(30)})
+    assert Surface.decode(surface.encode()) == replace(surface, unsupported={})
+    shorter = replace(surface, unsupported={"q": "y"})
+    assert Surface.decode(shorter.encode()) == shorter
+
+
+def test_a_reason_is_a_text() -> None:
+    with pytest.raises(MessageError, match="invalid: unsupported: must be a string"):
+        Surface.decode(json.dumps({"v": 1, "params": {}, "commands": [], "unsupported": {"x": 1}}))
 
 
 def test_a_surface_that_no_tag_can_hold_is_not_written() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -256,6 +257,18 @@ def test_what_the_surface_does_not_allow_is_never_written(
     assert str(caught.value).startswith(f"{code}: {name}: ")
     assert len(str(caught.value)) < 250
     assert store.get(run.run_id).tags == before
+
+
+def test_what_the_run_does_not_offer_is_refused_with_the_trainers_reason() -> None:
+    reasons = {"max_steps": "the data is a stream", "evaluate": "there is no evaluation data"}
+    surface = replace(SURFACE, unsupported=reasons)
+    store = MemoryRunStore()
+    run_id = store.create_run("a run", {**live_tags(), tags.SURFACE: surface.encode()})
+    run = LiveRun(run_id, store=store)
+    with pytest.raises(UpdateRejected, match=r"^not_supported: max_steps: the data is a stream$"):
+        run.update(max_steps=9)
+    with pytest.raises(UpdateRejected, match=r"^not_supported: command: there is no evaluation data$"):
+        run.evaluate()
 
 
 def test_a_reason_that_just_fits_is_written(live: Live) -> None:

@@ -318,6 +318,7 @@ def test_other_arguments(new_lab: Callable[[], Lab], whole: Lab) -> None:
     lab = new_lab()
     lab.launch(kill=("forward", 14))
     (lab.folder / "now.yaml").write_text("learning_rate: 1.0e-2\nlogging_steps: 2\nsave_steps: 6\n")
+    assert_nothing_happens_if_one_is_refused(lab)
     lab.resume("--config", "now.yaml", "--weight_decay", "0.2", "--save_total_limit", "2")
     steps, expected = lab.steps(), whole.steps()
     assert [line["ids"] for line in steps] == [line["ids"] for line in expected]
@@ -339,6 +340,23 @@ def test_other_arguments(new_lab: Callable[[], Lab], whole: Lab) -> None:
         "learning_rate 0.004, asked for at step 10 by alice, wins over 0.01 of the launch",
     ):
         assert line in lab.output
+
+
+def assert_nothing_happens_if_one_is_refused(lab: Lab) -> None:
+    def requests() -> set[str]:
+        return {key for key in lab.store.get(lab.run_id).tags if key.startswith(tags.UPDATE_PREFIX)}
+
+    (config,) = lab.folder.rglob("config.yaml")
+    before = (requests(), config.read_text(), lab.steps())
+    assert (
+        lab.play("train", "sft", "--resume", "--max_steps", "3", "--logging_steps", "5", "--seed", "9") == 2
+    )
+    text = "the training refuses what was given: max_steps: must be above 12, the steps that are done"
+    assert f"\nError: {text}\n" in lab.output
+    assert "wins over" not in lab.output
+    assert (requests(), config.read_text(), lab.steps()) == before
+    run = lab.store.get(lab.run_id)
+    assert (run.status, Status.decode(run.tags[tags.STATUS]).error) == ("FAILED", f"ConfigError: {text}")
 
 
 def test_killed_before_the_first_checkpoint(new_lab: Callable[[], Lab]) -> None:

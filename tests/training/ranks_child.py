@@ -19,6 +19,8 @@ from training_tiny import Lab, Net, arguments, data, weights
 from transformers import Trainer, TrainerCallback
 
 from ftlab_mlflow import LiveControl, attach
+from ftlab_mlflow.control.messages import Update
+from ftlab_mlflow.control.wire import utc_now
 
 RANK = int(os.environ["RANK"])
 SYNC_STEPS = 4
@@ -293,6 +295,19 @@ def refused(folder: Path) -> None:
     pair.leave("refused")
 
 
+def unfit(folder: Path) -> None:
+    """It goes on from a checkpoint with a value that is out of bounds."""
+    first = Pair(folder)
+    first.make_two(max_steps=4, save_strategy="steps", save_steps=2)
+    first.train()
+    second = Pair(folder, first)
+    second.make_two(max_steps=6)
+    assert second.control is not None
+    second.control.ask_first([Update(at=utc_now(), set={"learning_rate": 2.0})], must_fit=True)
+    second.train(resume_from_checkpoint=str(folder / "out" / "checkpoint-2"))
+    second.leave("unfit")
+
+
 def signalled(folder: Path) -> None:
     """SIGTERM reaches rank 1 alone."""
     pair = Pair(folder)
@@ -314,6 +329,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "batches": batches,
     "lost": lost,
     "refused": refused,
+    "unfit": unfit,
     "signalled": signalled,
 }
 

@@ -2,17 +2,22 @@
 
 import json
 import math
+import random
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from training_tiny import Lab, Net, data, weights
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback
+
+from ftlab_mlflow.errors import ConfigError
 
 Change = dict[str, Any]
 RATE = 0.01
@@ -347,13 +352,19 @@ def test_what_follows_the_steps_and_what_follows_the_epochs(tmp_path: Path) -> N
     assert speed["train_samples_per_second"] == pytest.approx(40 / seconds, abs=1 / seconds)
 
 
-@pytest.mark.parametrize("name", ["constant", "inverse_sqrt", "cosine", "polynomial", "cosine_with_restarts"])
+SCHEDULES = {
+    **{name: {} for name in ("constant", "inverse_sqrt", "cosine", "polynomial")},
+    "cosine_with_restarts": {"num_cycles": 2},
+    "cosine_warmup_with_min_lr": {"min_lr": 1e-3},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_keeps_its_shape_over_another_number_of_steps(tmp_path: Path, name: str) -> None:
     """The rates are those of an untouched scheduler, read at the stretched times."""
     lab = Lab(tmp_path)
     options: dict[str, Any] = {"lr_scheduler_type": name, "warmup_steps": 2, "max_steps": 10}
-    if name == "cosine_with_restarts":
-        options["lr_scheduler_kwargs"] = {"num_cycles": 2}
+    options["lr_scheduler_kwargs"] = SCHEDULES[name]
     lab.tell(4, "r", set={"max_steps": 22})
     lab.make(attached=True, learning_rate=RATE, **options)
     lab.trainer.train()
@@ -362,7 +373,8 @@ def test_a_schedule_keeps_its_shape_over_another_number_of_steps(tmp_path: Path,
     alone.trainer.create_optimizer_and_scheduler(10)
     (formula,) = set(alone.trainer.lr_scheduler.lr_lambdas)
     times = [*range(4), *(4 + i * 6 / 18 for i in range(18))]
-    assert list(lab.logged("learning_rate").values()) == pytest.approx([RATE * formula(t) for t in times])
+    rates = np.interp(times, range(11), [RATE * formula(step) for step in range(11)])
+    assert list(lab.logged("learning_rate").values()) == pytest.approx(rates)
 
 
 def test_a_scheduler_of_whole_steps_is_stepped_once_a_unit_of_its_time(tmp_path: Path) -> None:
@@ -424,6 +436,9 @@ def test_a_request_that_fails_half_way_leaves_no_trace(tmp_path: Path) -> None:
         ({"per_device_train_batch_size": 2.5}, "whole number"),
         ({"gradient_accumulation_steps": 0}, "whole number from 1 to 16"),
         ({"warmup_steps": 3}, "must be above 3"),
+        ({"warmup_steps": 9}, "must be at most 8"),
+        ({"warmup_steps": 9, "max_steps": 7}, "must be at most 7"),
+        ({"num_train_epochs": 1.7e308}, "from 0 to 1e+06"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path: Path, change: Change, text: str) -> None:
@@ -501,3 +516,69 @@ def test_an_epoch_that_a_callback_ends_early_is_not_made_up_for(tmp_path: Path) 
     lab.trainer.train()
     assert [sum(map(len, step)) for step in diary.steps] == [4, 4, 2, *[2] * 8]
     assert len(diary.ends) == 2
+
+
+def test_the_next_training_of_a_trainer_begins_as_launched(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    asked = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_grad_norm": 0.5}
+    lab.tell(2, "r", set=asked)
+    model = Watched(16)
+    lab.make(attached=True, rows=16, model=model, max_steps=-1, num_train_epochs=1)
+    lab.trainer.train()
+    assert lab.ack("r").status == "applied"
+    assert [*map(len, model.seen)] == [4, 4, *[2] * 4]
+    lab.script.at.clear()
+    model.seen.clear()
+    lab.trainer.train()
+    assert [*map(len, model.seen)] == [4] * 4
+    assert lab.trainer.args.max_grad_norm == 1.0
+
+
+def test_a_finished_training_that_is_extended_has_the_schedule_of_its_new_length(tmp_path: Path) -> None:
+    """What was left of the old one is nothing: it would train at a rate of 0."""
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 8, "learning_rate": RATE}
+    lab = Lab(tmp_path)
+    lab.make(attached=True, max_steps=8, **options)
+    lab.trainer.train()
+    more = Lab(tmp_path)
+    more.make(attached=True, max_steps=16, **options)
+    more.trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-8"))
+    rates = [more.logged("learning_rate")[step] for step in range(10, 17)]
+    assert rates == pytest.approx([RATE * (17 - step) / 16 for step in range(10, 17)])
+
+
+class Shuffled(torch.utils.data.Sampler[int]):
+    """An order that is drawn from Python's own random numbers."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(random.sample(range(16), 16))
+
+
+def test_a_sampler_may_draw_from_any_random_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_get_train_sampler", lambda self, dataset=None: Shuffled())
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 6, "max_steps": -1}
+    options |= {"num_train_epochs": 2, "per_device_train_batch_size": 4}
+    whole, model = Lab(tmp_path), Watched(16)
+    whole.tell(5, "r", set={"per_device_train_batch_size": 2})
+    whole.make(attached=True, rows=16, model=model, **options)
+    whole.trainer.train()
+    rest, again = Lab(tmp_path), Watched(16)
+    rest.make(attached=True, rows=16, model=again, **options)
+    rest.trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
+    assert again.seen == model.seen[6:]
+    ids = [i for batch in model.seen for i in batch]
+    assert sorted(ids[16:]) == list(range(16))
+
+
+def test_live_control_alone_does_not_go_on_at_the_wrong_sample(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.tell(2, "r", set={"per_device_train_batch_size": 2})
+    lab.make(attached=True, max_steps=8, save_strategy="steps", save_steps=4)
+    lab.trainer.train()
+    alone = Lab(tmp_path)
+    alone.make(max_steps=8)
+    with pytest.raises(ConfigError, match="only attach"):
+        alone.trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))

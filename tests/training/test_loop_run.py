@@ -132,8 +132,12 @@ def test_the_guides_loop_runs_as_it_is(tracking_uri: str) -> None:
 def test_prepared_by_accelerate_with_accumulation(tmp_path: Path) -> None:
     """The wrappers hand on what is in force, skip what is no step, and save and load live control too."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState
 
     def prepared() -> tuple[Any, ...]:
+        # accelerate has one state for the whole process: other tests have left theirs.
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=3)
         model = net()
         optimizer = torch.optim.AdamW(groups(model), weight_decay=0.0)

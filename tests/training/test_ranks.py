@@ -269,6 +269,14 @@ def test_ranks_of_a_kind_that_is_not_known_to_work_train_without_live_control(
     assert seen["begun"] == [1, 2, 3, 4]
 
 
+def test_a_value_that_is_refused_on_a_resume_ends_all_ranks(case: Callable[[str], Seen]) -> None:
+    seen = case("unfit")
+    text = "the training refuses what was given: learning_rate: must be a finite number from 0 to 1, got 2.0"
+    assert seen["ended"] == [f"ConfigError('{text}')"]
+    assert (seen["begun"], seen["outcome"], seen.status.state) == ([], "failed", "failed")
+    assert not any(key.startswith(tags.UPDATE_PREFIX) for key in seen.tags)
+
+
 def test_a_signal_to_another_rank_stops_all(case: Callable[[str], Seen]) -> None:
     seen = case("signalled")
     assert seen["ended"] == ["SystemExit(143)"]

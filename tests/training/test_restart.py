@@ -16,8 +16,10 @@ from transformers import TrainerCallback, get_scheduler
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger, read_entry
-from ftlab_mlflow.control.messages import Status
+from ftlab_mlflow.control.messages import Status, Update
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
+from ftlab_mlflow.control.wire import utc_now
+from ftlab_mlflow.errors import ConfigError
 
 STEPS = 24
 OPTIONS: dict[str, Any] = {
@@ -127,6 +129,61 @@ def test_a_resume_goes_on_under_the_schedule_after_a_stop_on_demand(lab: Lab) ->
     again = _again(lab)
     _resume(again, 9)
     assert again.recorder.rates == pytest.approx(_asked(0.05, 4)[5:], rel=1e-12)
+
+
+def _given(**values: Any) -> list[Update]:
+    return [Update(at=utc_now(), set={name: value}, reason="given") for name, value in values.items()]
+
+
+def _stopped_with_a_request_left(lab: Lab) -> Lab:
+    lab.make(**OPTIONS)
+    lab.tell(9, "s", command="stop")
+    lab.trainer.train()
+    lab.send("between", set={"learning_rate": 0.05, "max_grad_norm": 0.5})
+    return _again(lab)
+
+
+def test_what_is_given_for_a_resume_is_asked_for_after_what_was_pending(lab: Lab) -> None:
+    again = _stopped_with_a_request_left(lab)
+    again.make(**OPTIONS, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True)
+    assert again.control
+    # save_steps must be a multiple of eval_steps: 4 alone would be refused beside 6.
+    again.control.ask_first(_given(learning_rate=0.02, eval_steps=4, save_steps=8), must_fit=True)
+    again.trainer.train(resume_from_checkpoint=str(again.folder / "out" / "checkpoint-9"))
+    assert again.recorder.rates == pytest.approx(_asked(0.02, 9), rel=1e-12)
+    assert again.trainer.args.max_grad_norm == 0.5
+    given = [(e.update.set, e.ack) for e in again.entries() if e.update and e.update.reason == "given"]
+    assert [values for values, _ in given] == [{"learning_rate": 0.02}, {"eval_steps": 4}, {"save_steps": 8}]
+    assert all(ack and (ack.status, ack.step) == ("applied", 9) for _, ack in given)
+    evaluated = [step for event, step in again.recorder.events if event == "evaluate"]
+    assert evaluated == [12, 16, 20, 24]
+
+
+def test_a_value_that_is_refused_on_a_resume_ends_it_before_its_first_step(lab: Lab) -> None:
+    again = _stopped_with_a_request_left(lab)
+    before = again.entries()
+    again.make(**OPTIONS)
+    assert again.control
+    again.control.ask_first(_given(weight_decay=0.1, learning_rate=2.0), must_fit=True)
+    with pytest.raises(ConfigError, match="given: learning_rate: must be a finite number from 0 to 1, got 2"):
+        again.trainer.train(resume_from_checkpoint=str(again.folder / "out" / "checkpoint-9"))
+    assert again.recorder.rates == []
+    assert again.entries() == before, "also the request that is pending"
+    assert again.status().state == "failed"
+    last = _again(again)
+    _resume(last, 9)
+    assert last.ack("between").status == "applied"
+    assert last.recorder.rates == pytest.approx(_asked(0.05, 9), rel=1e-12)
+
+
+def test_a_value_that_need_not_fit_is_refused_like_any_request(lab: Lab) -> None:
+    lab.make(**OPTIONS)
+    assert lab.control
+    lab.control.ask_first(_given(learning_rate=2.0, max_grad_norm=0.5), must_fit=False)
+    lab.trainer.train()
+    codes = [entry.ack.code or entry.ack.status for entry in lab.entries() if entry.ack]
+    assert sorted(codes) == ["applied", "out_of_bounds"]
+    assert lab.recorder.rates == pytest.approx(_natural(), rel=1e-12)
 
 
 def test_pending_when_the_trainer_died(lab: Lab) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from safetensors.torch import load_file
 
 from ftlab_mlflow import LiveRun, NotLive, RunNotFound
-from ftlab_mlflow.errors import ConfigError
+from ftlab_mlflow.cli.train import train
+from ftlab_mlflow.errors import ConfigError, FTLabError
 from ftlab_mlflow.training.config import DEMO_REWARD
 from ftlab_mlflow.training.rlhf import Pipeline, load_pipeline
 
@@ -140,13 +142,20 @@ def test_a_stopped_stage_is_the_last_and_the_parent_says_so(tracking_uri: str, t
 
 def test_a_failed_stage_is_the_last_and_the_parent_says_so(tracking_uri: str, tmp_path: Path) -> None:
     (tmp_path / "prefs.jsonl").write_text('{"prompt": 1, "chosen": 2, "rejected": 3}\n')
-    failing = pipeline(tracking_uri, "--reward.data prefs.jsonl --model demo", run_name="bad")
-    with pytest.raises(Exception, match="int"):
-        failing.run()
+    words = ("rlhf", *QUICK.split(), "--tracking_uri", tracking_uri, "--model", "demo")
+    result = CliRunner().invoke(train, [*words, "--reward.data", "prefs.jsonl", "--run_name", "bad"])
+    assert isinstance(result.exception, FTLabError)
+    assert re.match(r"stage reward failed: \w+Error: .*int", str(result.exception))
     assert {name: run.info.status for name, run in runs(tracking_uri).items()} == {
         "bad": "FAILED",
         "bad-reward": "FAILED",
     }
+
+
+def test_a_stage_that_cannot_begin_is_named(tracking_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "prefs.jsonl").write_text('{"question": "?"}\n')
+    with pytest.raises(ConfigError, match=r"^reward: .* has the columns question; reward needs "):
+        pipeline(tracking_uri, "--reward.data prefs.jsonl --model demo").run()
 
 
 def test_a_mistake_in_what_the_policy_needs_is_said_before_anything_begins(
@@ -236,6 +245,8 @@ def test_the_example_is_a_valid_config() -> None:
         ),
         (BOTH + "beta: 1\n", (), "reward: rlhf.yaml: beta is unknown"),
         (BOTH, ("--reward.max_steps", "x"), "reward: --max_steps must be a whole number, got 'x'"),
+        (BOTH, ("--resume",), "rlhf has no --resume: a stage goes on with `ftlab train reward --resume RUN`"),
+        (BOTH, ("--reward.resume", "abc"), "rlhf has no --resume: "),
         (BOTH, ("--value.max_steps", "3"), "reward: --value.max_steps is unknown"),
         (
             BOTH + "policy: {reward_model_name_or_path: rm}\n",

@@ -178,9 +178,10 @@ def refused(lab: ExactLab, text: str) -> Ack:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("checkpoint-99", "no folder with the name checkpoint-<step>; there are: checkpoint-4, checkpoint-2"),
-        ("../../../etc", "no folder with the name checkpoint-<step>"),
-        ("", "no folder with the name checkpoint-<step>"),
+        ("checkpoint-99", "there is no such folder; there are: checkpoint-4, checkpoint-2"),
+        ("../../../etc", "name a folder, such as checkpoint-500, not a path"),
+        ("set-aside/checkpoint-2", "not a path"),
+        ("", "it is no folder with the name checkpoint-<step>"),
     ],
 )
 def test_a_name_that_is_none_is_refused(lab: ExactLab, name: str, text: str) -> None:

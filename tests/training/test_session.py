@@ -13,7 +13,6 @@ from training_doubles import COMMANDS, LIMIT_S, Desk, Trainee, entry, new_sessio
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Ack
-from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import format_time, utc_now
 from ftlab_mlflow.training.session import Session
 
@@ -496,8 +495,8 @@ def test_a_rollback_says_which_value_it_could_not_keep() -> None:
     bench.ask("a", set={"late": 3.0})
     bench.trainee.breaks = {"apply late"}
     ack = bench.ask("back", command="rollback")
-    assert (ack.code, ack.step) == ("failed", 7)
-    assert "went back to /somewhere/checkpoint-7, but late: RuntimeError" in ack.errors["command"]
+    assert (ack.status, ack.step) == ("applied", 7)
+    assert ack.result["not_kept"]["late"].startswith("RuntimeError")
     assert bench.trainee.late == 1.0
 
 
@@ -531,7 +530,9 @@ def test_a_withdrawn_session_answers_everything_with_the_reason() -> None:
     bench.send("waits", set={"rate": 0.3}, at_step=12)
     bench.session.boundary(8)
     bench.session.withdraw("rank 1 is lost")
-    assert bench.desk.surface() == Surface({}, ())
+    surface = bench.desk.surface()
+    assert (surface.params, surface.commands) == ({}, ())
+    assert (surface.unsupported["rate"], surface.unsupported["pause"]) == ("rank 1 is lost",) * 2
     assert bench.ask("b", set={"rate": 0.4}).errors == {"rate": "rank 1 is lost"}
     assert bench.ask("c", command="stop").errors == {"command": "rank 1 is lost"}
     bench.session.boundary(12)

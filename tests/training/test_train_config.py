@@ -258,6 +258,21 @@ def test_a_list_or_pair_of_numbers_is_checked() -> None:
         load_config(METHODS["rloo"], None, (*demo, "--reward_clip_range", "1"))
 
 
+def test_a_batch_that_nobody_asked_for_holds_whole_groups_of_answers() -> None:
+    def sizes(*options: str) -> tuple[int, int]:
+        training = load_config(METHODS["grpo"], None, options).training
+        return training.per_device_train_batch_size, training.per_device_eval_batch_size
+
+    assert sizes() == (32, 32)
+    assert sizes("--num_generations", "3") == (33, 33)
+    assert sizes("--num_generations", "3", "--per_device_train_batch_size", "6") == (6, 33)
+    assert sizes("--num_generations", "4", "--num_generations_eval", "5") == (32, 35)
+    assert sizes("--num_generations", "3", "--gradient_accumulation_steps", "3") == (32, 33)
+    text = r"per_device_train_batch_size: 4 holds no whole groups of num_generations \(3\); 6 would"
+    with pytest.raises(ConfigError, match=text):
+        sizes("--num_generations", "3", "--per_device_train_batch_size", "4")
+
+
 def test_a_mixture_of_datasets_is_read_as_trl_reads_it(config_file: Any) -> None:
     path = config_file(
         "model_name_or_path: gpt2\nbf16: false\ntest_split_size: 0.1\n"
