@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -75,6 +76,9 @@ class RunLog:
         try:
             if parent is None and not joined and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
                 mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)
+            # transformers' callback of an earlier training ends the active run, whichever that is, when it is
+            # collected: it must not be this one.
+            gc.collect()
             run = mlflow.start_run(
                 experiment_id=parent._experiment_id if parent else None,
                 run_name=run_name,
@@ -138,6 +142,9 @@ class ParameterLog(MLflowCallback):
         self._before: dict[str, set[int]] = {}
         self._last: dict[str, int] = {}
         self._step = 0
+
+    def __del__(self) -> None:
+        """`RunLog` ends the run."""
 
     def setup(self, args: Any, state: Any, model: Any) -> None:
         """Logs the parameters and the metrics that the run does not have yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.integrations import MLflowCallback
 
 from ftlab_mlflow import LiveRun, NotLive, RunNotFound
 from ftlab_mlflow.errors import ConfigError
@@ -21,6 +24,7 @@ from ftlab_mlflow.training.config import DEMO_REWARD, load_config
 from ftlab_mlflow.training.data import load_data
 from ftlab_mlflow.training.demo_model import demo_model
 from ftlab_mlflow.training.methods import METHODS
+from ftlab_mlflow.training.run_log import RunLog
 from ftlab_mlflow.training.train import Outcome, Training
 
 BASE, ASKED = 1e-3, 2.5e-4
@@ -204,7 +208,7 @@ def test_batches_that_a_method_cannot_use_are_refused(
     tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for method in ("grpo", "rloo"):
-        with pytest.raises(ConfigError, match="must be divisible by num_generations"):
+        with pytest.raises(ConfigError, match="holds no whole groups of num_generations"):
             load_config(METHODS[method], None, ("--per_device_train_batch_size", "3"))
     monkeypatch.chdir(tmp_path)
     config = load_config(METHODS["kto"], None, ("--per_device_train_batch_size", "1", "--max_steps", "1"))
@@ -221,3 +225,18 @@ def test_data_without_a_reward_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"^reward_funcs is missing: --reward_funcs takes functions, module:"
     ):
         load_config(METHODS["grpo"], None, ("--model", "demo", "--data", str(path)))
+
+
+def test_a_dead_callback_of_an_earlier_training_does_not_end_this_run(tracking_uri: str) -> None:
+    """transformers' callback ends whatever run is active when it is collected, at any time later."""
+    dead = MLflowCallback()
+    dead._ml_flow = mlflow
+    dead._initialized = dead._auto_end_run = True
+    dead.__dict__["itself"] = dead
+    del dead
+    log = RunLog(tracking_uri, "run")
+    gc.collect()
+    active = mlflow.active_run()
+    assert active is not None
+    assert active.info.run_id == log.run_id
+    log.end("finished")
