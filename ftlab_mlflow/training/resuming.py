@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -32,6 +33,7 @@ logger = logging.getLogger("ftlab_mlflow")
 _SEARCHED = 100
 """So many of the newest runs are looked at for one that did not finish."""
 _STORE_KEY = "ftlab/resume"
+_READERS_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -268,10 +270,24 @@ def decided_by_first(decide: Callable[[], Resumption]) -> Resumption:
             decided = decide()
         except FTLabError as error:
             store.set(_STORE_KEY, json.dumps({"error": str(error)}))
+            _wait_for_readers(store)
             raise
         store.set(_STORE_KEY, json.dumps(asdict(decided)))
+        _wait_for_readers(store)
         return decided
     said = json.loads(store.get(_STORE_KEY))
+    store.add(_STORE_KEY + "/readers", 1)
     if "error" in said:
         raise ConfigError(said["error"])
     return Resumption(**{**said, "asked": {name: Asked(**a) for name, a in said["asked"].items()}})
+
+
+def _wait_for_readers(store: Any) -> None:
+    """The store may live in this process, and ends when this rank is done with it: not before all have read."""
+    end = time.monotonic() + _READERS_S
+    while store.add(_STORE_KEY + "/readers", 0) < int(os.environ["WORLD_SIZE"]) - 1:
+        if time.monotonic() > end:
+            raise ConfigError(
+                f"the other ranks did not come to read the checkpoint's name in {_READERS_S:g} s"
+            )
+        time.sleep(0.02)

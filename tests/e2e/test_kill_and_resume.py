@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 from ftlab_mlflow.control.wire import parse_time
 from ftlab_mlflow.training.checkpoints import ASIDE
 
+LIMIT_S = 240.0
 STEPS, SAVED, ROWS, BATCH = 24, 4, 20, 4
 """Five steps an epoch, so that most checkpoints lie in the middle of one."""
 OPTIONS = {
@@ -75,7 +77,10 @@ class Lab:
         assert self.parent.stdin
         assert self.parent.stdout
         print(json.dumps(order), file=self.parent.stdin, flush=True)
+        limit = threading.Timer(LIMIT_S, self.parent.kill)
+        limit.start()
         self.codes = json.loads(self.parent.stdout.readline())
+        limit.cancel()
         return self.codes[0]
 
     def launch(self, *arguments: str, kill: tuple[str, int] = ("", 0), **order: Any) -> None:
