@@ -287,7 +287,5 @@ def _wait_for_readers(store: Any) -> None:
     end = time.monotonic() + _READERS_S
     while store.add(_STORE_KEY + "/readers", 0) < int(os.environ["WORLD_SIZE"]) - 1:
         if time.monotonic() > end:
-            raise ConfigError(
-                f"the other ranks did not come to read the checkpoint's name in {_READERS_S:g} s"
-            )
+            raise ConfigError(f"the other ranks did not come within {_READERS_S:g} s")
         time.sleep(0.02)
