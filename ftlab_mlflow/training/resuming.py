@@ -283,7 +283,7 @@ def decided_by_first(decide: Callable[[], Resumption]) -> Resumption:
 
 
 def _wait_for_readers(store: Any) -> None:
-    """The store may live in this process, and ends when this rank is done with it: not before all have read."""
+    """The store may live in this process and end with this call: not before all ranks have read."""
     end = time.monotonic() + _READERS_S
     while store.add(_STORE_KEY + "/readers", 0) < int(os.environ["WORLD_SIZE"]) - 1:
         if time.monotonic() > end:
