@@ -34,6 +34,8 @@ _SEARCHED = 100
 """So many of the newest runs are looked at for one that did not finish."""
 _STORE_KEY = "ftlab/resume"
 _READERS_S = 300.0
+_STORES: list[Any] = []
+"""Rank 0 serves it to the others for as long as its object lives: until the process ends."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,7 @@ def decided_by_first(decide: Callable[[], Resumption]) -> Resumption:
 
     # The store that the ranks meet at, before there is a process group.
     store, rank, _ = next(rendezvous("env://"))
+    _STORES.append(store)
     if rank == 0:
         try:
             decided = decide()
@@ -283,7 +286,7 @@ def decided_by_first(decide: Callable[[], Resumption]) -> Resumption:
 
 
 def _wait_for_readers(store: Any) -> None:
-    """The store may live in this process and end with this call: not before all ranks have read."""
+    """This process may end now, and the store with it: not before all ranks have read."""
     end = time.monotonic() + _READERS_S
     while store.add(_STORE_KEY + "/readers", 0) < int(os.environ["WORLD_SIZE"]) - 1:
         if time.monotonic() > end:
