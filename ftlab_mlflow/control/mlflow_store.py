@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Protocol
 
 from ftlab_mlflow.control.store import NOT_ENDED, Point, RunData, RunStatus
@@ -168,11 +171,16 @@ class _Client:
     """MLflow's Python client, for every tracking URI that is not a server's."""
 
     def __init__(self, uri: str) -> None:
+        from filelock import FileLock
         from mlflow import MlflowClient
 
         if uri.startswith(_DATABASE_SERVERS):
             _try_database(uri)
-        self._client = MlflowClient(uri)
+        # MLflow makes the tables of a new database here; two processes that do so at once fail.
+        user = getattr(os, "getuid", int)()  # who may not be able to open the lock of another
+        name = f"ftlab-{sha256(f'{user} {uri}'.encode()).hexdigest()[:16]}.lock"
+        with FileLock(Path(tempfile.gettempdir()) / name):
+            self._client = MlflowClient(uri)
 
     def get(self, run_id: str) -> RunData:
         return self._data(self._client.get_run(run_id))

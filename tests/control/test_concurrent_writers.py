@@ -63,6 +63,32 @@ def writers() -> Iterator[list[Writer]]:
         writer.communicate()
 
 
+OPENER = """
+import os, sys
+from mlflow import MlflowClient
+from mlflow.store.tracking import sqlalchemy_store
+from ftlab_mlflow.control.mlflow_store import MlflowRunStore
+start, begin = os.pipe()
+children = []
+for _ in range(4):
+    if not (child := os.fork()):
+        os.close(begin)
+        os.read(start, 1)
+        print(len(MlflowRunStore(sys.argv[1]).find()), flush=True)
+        os._exit(0)
+    children.append(child)
+os.close(begin)
+sys.exit(max(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+def test_processes_that_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """Each finds an empty store: one of them has made the tables."""
+    command = [sys.executable, "-c", OPENER, f"sqlite:///{tmp_path}/new.db"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, "0\n" * 4), done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("where", ["sqlite", "http"])
 def test_no_request_of_many_writers_is_lost(
     writers: list[Writer], where: str, request: pytest.FixtureRequest, tmp_path: Path
