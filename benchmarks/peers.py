@@ -7,18 +7,16 @@ computed from the training that nobody touches, by the formula in docs/protocol.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded
-
 import torch
 from report import table
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from trainings import quiet
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from ftlab_mlflow import LiveControl, MemoryRunStore
 from ftlab_mlflow.control.messages import Update
@@ -99,18 +97,7 @@ def train(schedule: str, way: str) -> Rates:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=_Model(),
-            args=TrainingArguments(
-                output_dir=folder,
-                max_steps=STEPS,
-                learning_rate=LAUNCHED,
-                lr_scheduler_type=schedule,
-                report_to="none",
-                save_strategy="no",
-                logging_strategy="no",
-                disable_tqdm=True,
-                use_cpu=True,
-                dataloader_pin_memory=False,
-            ),
+            args=quiet(folder, max_steps=STEPS, learning_rate=LAUNCHED, lr_scheduler_type=schedule),
             train_dataset=[{"x": torch.ones(1)}] * 8,  # type: ignore[arg-type]
             callbacks=[recorder, *([make()] if make else [])],
         )

@@ -9,6 +9,7 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
@@ -41,6 +42,20 @@ class _Tokens(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self._tokens[index], "labels": self._tokens[index]}
 
 
+def quiet(folder: str, **options: Any) -> TrainingArguments:
+    """Arguments of a training on the CPU that logs and saves nothing by itself."""
+    return TrainingArguments(
+        output_dir=folder,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        **options,
+    )
+
+
 def make_trainer(size: Size, steps: int, folder: str) -> Trainer:
     """A new trainer with a new model. It logs and saves nothing by itself; its rate is constant."""
     warnings.filterwarnings("ignore")
@@ -55,17 +70,11 @@ def make_trainer(size: Size, steps: int, folder: str) -> Trainer:
         num_key_value_heads=4,
         max_position_embeddings=size.tokens,
     )
-    arguments = TrainingArguments(
-        output_dir=folder,
+    arguments = quiet(
+        folder,
         max_steps=steps,
         per_device_train_batch_size=size.batch,
         lr_scheduler_type="constant",
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-        dataloader_pin_memory=False,
         ddp_backend="gloo" if "RANK" in os.environ else None,
     )
     trainer = Trainer(model=LlamaForCausalLM(config), args=arguments, train_dataset=_Tokens(size.tokens))

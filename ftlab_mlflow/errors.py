@@ -7,7 +7,11 @@
     │   └── MissingExtra       a package of an optional extra is not installed
     ├── StoreError             the tracking store answered with an error
     │   ├── StoreUnavailable   it did not answer, or said "later": try again
-    │   └── RunNotFound        no run, or more than one, goes by that name
+    │   ├── RunNotFound        no run, or more than one, goes by that name
+    │   └── NotPermitted       its user may not do this
+    │       └── NotAuthenticated   it does not know the user: credentials are missing or wrong
+    ├── AppStoreError          the app's own database cannot be used: damaged, not to be written, too new
+    │   └── AppStoreUnavailable    it did not answer: try again
     ├── MessageError           a tag's value is not a message of the protocol
     ├── CheckpointError        a checkpoint is missing, not whole, or of another run
     ├── RankError              a rank of a distributed training could not do what all were told to do
@@ -50,6 +54,22 @@ class StoreUnavailable(StoreError):
 
 class RunNotFound(StoreError):
     """A run reference fits no run, or several."""
+
+
+class NotPermitted(StoreError):
+    """The tracking server does not let this user do it. The text names the user and what it takes."""
+
+
+class NotAuthenticated(NotPermitted):
+    """The tracking server does not know the user. The text says which variables to set."""
+
+
+class AppStoreError(FTLabError):
+    """The app's own database cannot be used as it is. The text names it, and says why."""
+
+
+class AppStoreUnavailable(AppStoreError):
+    """The app's own database did not answer, or is busy."""
 
 
 class MessageError(FTLabError):

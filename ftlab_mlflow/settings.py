@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -81,3 +82,15 @@ class Settings(BaseModel):
         except ValidationError as error:
             name = str(error.errors()[0]["loc"][0])
             raise ConfigError(f"{named[name]} must be {_KINDS[name]}, got {values[name]!r}") from error
+
+
+def database_url(argument: str | None = None) -> str:
+    """The app's own database as a SQLAlchemy URL: argument > ``FTLAB_DATABASE_URL`` > a file of the user.
+
+    It is not in `Settings`, which are options of a training. The file is ``ftlab/app.db`` in
+    ``$XDG_DATA_HOME``, or in ``~/.local/share``.
+    """
+    if given := argument or os.environ.get("FTLAB_DATABASE_URL"):
+        return given
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return f"sqlite:///{home / 'ftlab' / 'app.db'}"

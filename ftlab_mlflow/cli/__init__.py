@@ -30,6 +30,7 @@ VERBS = {
     "status": Verb("look", "status", "Show one run: state, progress, parameters, pending requests."),
     "watch": Verb("watch", "watch", "Follow one run until it ends."),
     "history": Verb("look", "history", "List the requests of a run with their answers."),
+    "preview": Verb("preview", "preview", "Show what a new learning rate would do. Sends nothing."),
     "set": Verb("change", "set_", "Change parameters of a run while it trains."),
     "pause": Verb("change", "pause", "Hold a training at its next step."),
     "resume": Verb("change", "resume", "Let a paused training go on."),

@@ -11,10 +11,8 @@ import click
 from ftlab_mlflow.cli.opening import open_run
 from ftlab_mlflow.cli.options import ASSIGNMENT, DURATION, MOMENT, common, run_argument
 from ftlab_mlflow.cli.output import emit, say
-from ftlab_mlflow.cli.view import ack_document, outcome_text, update_text
 from ftlab_mlflow.control.client import SentUpdate
-from ftlab_mlflow.control.hand import parse
-from ftlab_mlflow.control.surface import Param
+from ftlab_mlflow.control.view import ack_document, outcome_text, update_text
 from ftlab_mlflow.control.wire import Scalar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -78,30 +76,27 @@ def set_(
         hint = f": ftlab set latest {run}" if "=" in run else " such as learning_rate=5e-5"
         raise click.UsageError(f"give the run and at least one NAME=VALUE{hint}")
     waited = _wait_s(wait, timeout)
-    texts, expected = _unique("", values), _unique("--expect ", expect)
+    texts, expected = unique("", values), unique("--expect ", expect)
     live = open_run(run, tracking_uri)
-    params = live.surface().params
+    surface = live.surface()
     sent = live.update(
-        _typed(texts, params),
+        surface.read(texts),
         reason=reason,
-        expect=_typed(expected, params),
+        expect=surface.read(expected),
         at_step=at_step,
         expires=expires,
     )
     _finish(sent, waited, as_json)
 
 
-def _unique(option: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def unique(option: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Texts by name. Raises: click.UsageError: a name is given twice."""
     texts: dict[str, str] = {}
     for name, text in pairs:
         if name in texts:
             raise click.UsageError(f"{option}{name} is given twice")
         texts[name] = text
     return texts
-
-
-def _typed(texts: Mapping[str, str], params: Mapping[str, Param]) -> dict[str, Scalar]:
-    return {name: parse(text, params.get(name)) for name, text in texts.items()}
 
 
 @click.command()

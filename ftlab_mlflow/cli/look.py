@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
 import click
 
-from ftlab_mlflow.cli.opening import open_run, open_store
+from ftlab_mlflow.cli.opening import open_run, open_table
 from ftlab_mlflow.cli.options import common, run_argument
-from ftlab_mlflow.cli.output import age, cell, clock, emit, say, show, table
-from ftlab_mlflow.cli.view import (
+from ftlab_mlflow.cli.output import cell, clock, emit, say, show, table
+from ftlab_mlflow.control.history import ANSWERS, history_csv, history_json, matching
+from ftlab_mlflow.control.ledger import Entry
+from ftlab_mlflow.control.messages import State
+from ftlab_mlflow.control.surface import Param
+from ftlab_mlflow.control.view import (
     RunView,
+    age,
     answer_text,
     entry_document,
     outcome_text,
@@ -16,43 +24,85 @@ from ftlab_mlflow.cli.view import (
     request_text,
     steps_text,
 )
-from ftlab_mlflow.control.ledger import Entry
-from ftlab_mlflow.control.surface import Param
-from ftlab_mlflow.control.wire import shown_value
+from ftlab_mlflow.control.wire import shown_value, utc_now
+
+if TYPE_CHECKING:
+    from ftlab_mlflow.analytics.run_rows import RunRow
+    from ftlab_mlflow.analytics.run_table import RunTable
 
 STATE_STYLES = {"running": "green", "paused": "yellow", "lost": "red", "failed": "red", "unreadable": "red"}
+STATES = (*get_args(State), "lost", "unreadable", "scheduled")
 REQUEST_HEADINGS = ("when", "by", "request", "answer", "step>", "outcome")
 
 
 @click.command()
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
+@click.option("--all", "plain", is_flag=True, help="Also runs that no trainer of ours has written to.")
+@click.option(
+    "--experiment", "experiments", multiple=True, metavar="NAME", help="Of this experiment (or its id)."
+)
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="In this state.")
+@click.option("--method", "methods", multiple=True, help="Of this training method, such as sft.")
+@click.option("--text", default="", help="With these words in the name or the model, or at the id's start.")
+@click.option("--tag", default="", metavar="KEY[=VALUE]", help="With this tag.")
 @common
-def runs(limit: int, tracking_uri: str | None, as_json: bool) -> None:
+def runs(limit: int, plain: bool, tracking_uri: str | None, as_json: bool, **wanted: Any) -> None:
     """List live runs, newest first.
 
-    A run is lost when its heartbeat stopped without an end.
+    A run is lost when its heartbeat stopped without an end. Options that are given more than once take any of
+    their values.
     """
-    views = [RunView.of(data) for data in open_store(tracking_uri).find(live=True, limit=limit)]
+    runs = open_table(tracking_uri)
+    rows = _matching(runs, limit, plain, wanted)
     if as_json:
-        emit({"runs": [view.summary() for view in views]})
-    elif views:
-        headings = ("id", "name", "state", "step>", "loss>", "rate>", "method", "age>")
-        show(table(headings, map(_run_row, views)))
+        emit({"runs": [_row_document(row, runs) for row in rows]})
+    elif rows:
+        headings = ("id", "name", "state", "step>", "loss>", "best eval>", "rate>", "method", "age>")
+        show(table(headings, map(_run_row, rows)))
+    elif plain or any(wanted.values()):
+        say(f"None of the {runs.count} runs fits.")
     else:
         say("No live run yet: start one with `ftlab train sft` or `ftlab demo`.")
 
 
-def _run_row(view: RunView) -> tuple[object, ...]:
-    started = view.data.started
+def _matching(runs: RunTable, limit: int, plain: bool, wanted: Mapping[str, Any]) -> list[RunRow]:
+    """The newest rows that fit; no more is read than it takes to find them."""
+    from ftlab_mlflow.analytics.run_rows import filtered
+
+    while True:
+        runs.refresh()
+        if runs.problem is not None:
+            raise runs.problem
+        rows = [row for row in filtered(runs.rows(), **wanted) if plain or row.is_live]
+        if runs.is_complete or len(rows) >= limit:
+            return rows[:limit]
+
+
+def _row_document(row: RunRow, runs: RunTable) -> dict[str, object]:
+    return runs.view(row.run_id).summary() | {
+        "method": row.method,
+        "experiment": row.experiment,
+        "model": row.model,
+        "eval_loss": row.last_eval_loss,
+        "best_eval_loss": row.best_eval_loss,
+        "eta_s": row.eta_s,
+        "ended": row.ended,
+        "tags": dict(row.tags),
+    }
+
+
+def _run_row(row: RunRow) -> tuple[object, ...]:
+    share = "" if row.progress is None else f" {row.progress:.0%}"
     return (
-        view.data.run_id[:8],
-        view.data.name,
-        cell(view.state, STATE_STYLES.get(view.state, "")),
-        steps_text(view),
-        _figure(view.loss),
-        _figure(view.learning_rate),
-        view.status.method if view.status else "",
-        age((view.now - started).total_seconds()) if started else "",
+        row.run_id[:8],
+        row.name,
+        cell(row.state, STATE_STYLES.get(row.state, "")),
+        "" if row.step is None else f"{row.step}/{row.max_steps or 0}{share}",
+        _figure(row.loss),
+        _figure(row.best_eval_loss),
+        _figure(row.learning_rate),
+        row.method or "",
+        age((utc_now() - row.started).total_seconds()) if row.started else "",
     )
 
 
@@ -129,15 +179,39 @@ def _asked(entry: Entry, view: RunView) -> tuple[str, str, str]:
 
 @click.command()
 @run_argument
+@click.option("--by", multiple=True, metavar="NAME", help="Only requests of NAME.")
+@click.option("--about", multiple=True, metavar="NAME", help="Only about this parameter or command.")
+@click.option("--answer", multiple=True, type=click.Choice(ANSWERS), help="Only with this answer.")
+@click.option("--text", default="", metavar="WORDS", help="Only where all these words occur.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV for a spreadsheet.")
 @common
-def history(run: str, tracking_uri: str | None, as_json: bool) -> None:
-    """List the requests of a run with their answers, in the order in which they were made."""
+def history(
+    run: str,
+    by: tuple[str, ...],
+    about: tuple[str, ...],
+    answer: tuple[str, ...],
+    text: str,
+    as_csv: bool,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """List the requests of a run with their answers, in the order in which they were made.
+
+    --by, --about and --answer can be given more than once: then one of them is enough.
+    """
+    if as_csv and as_json:
+        raise click.UsageError("give --csv or --json, not both")
     live = open_run(run, tracking_uri)
-    entries = live.history()
+    everything = live.history()
+    entries = matching(everything, by=by, parameters=about, answers=answer, text=text)
     if as_json:
-        emit({"run_id": live.run_id, "requests": [entry_document(entry) for entry in entries]})
+        click.echo(history_json(live.run_id, entries))
+    elif as_csv:
+        click.echo(history_csv(entries), nl=False)
     elif entries:
         show(table(REQUEST_HEADINGS, map(request_row, entries)))
+    elif everything:
+        say(f"None of the {len(everything)} requests matches.")
     else:
         say(f"No requests yet. `ftlab set {run} learning_rate=…` makes one.")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ftlab_mlflow.control.client import LiveRun
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 from ftlab_mlflow.errors import RunNotFound, StoreError
+
+if TYPE_CHECKING:
+    from ftlab_mlflow.analytics.run_table import RunTable
 
 POSTGRES_TIMEOUT_S = 8
 """Seconds in which a PostgreSQL server must accept a connection; its drivers wait for minutes."""
@@ -37,12 +42,24 @@ def open_store(tracking_uri: str | None) -> MlflowRunStore:
         StoreError: It cannot be opened.
         MissingExtra, ConfigError: The database's driver is not installed.
     """
+    return MlflowRunStore(_checked(tracking_uri))
+
+
+def open_table(tracking_uri: str | None) -> RunTable:
+    """All runs of the tracking store, to be read once. Raises: what `open_store` raises."""
+    from ftlab_mlflow.analytics.reader import open_reader
+    from ftlab_mlflow.analytics.run_table import RunTable
+
+    return RunTable(open_reader(_checked(tracking_uri)), fresh_s=math.inf)
+
+
+def _checked(tracking_uri: str | None) -> str:
     uri = effective_uri(tracking_uri)
     if file := sqlite_file(uri):
         _check_sqlite(file)
     # libpq's own setting: it also holds for the connections that MLflow makes later.
     os.environ.setdefault("PGCONNECT_TIMEOUT", str(POSTGRES_TIMEOUT_S))
-    return MlflowRunStore(uri)
+    return uri
 
 
 def _check_sqlite(file: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ftlab_mlflow.control.wire import format_time, one_line, shown
+from ftlab_mlflow.control.wire import format_time, json_text, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,28 +22,9 @@ _PIPE_WIDTH = 10_000
 _NEVER_FOLDED = frozenset({"id", "state", "answer", "when", "pending request"})
 
 
-_DEEPEST = 20
-"""Deeper than any document of ours: what is nested more is foreign, and cut."""
-
-
 def emit(document: Mapping[str, Any], *, indent: int | None = 2) -> None:
     """Prints one JSON document. Only ASCII, so that no character of it can act on a terminal."""
-    click.echo(json.dumps(_plain(document), indent=indent, allow_nan=False))
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """JSON values: times as ISO 8601, numbers that JSON does not have as the texts that protobuf uses."""
-    if isinstance(value, dict | list) and depth > _DEEPEST:
-        return shown(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
-    if isinstance(value, datetime):
-        return format_time(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    click.echo(json_text(document, indent=indent))
 
 
 def say(line: str, *, err: bool = False) -> None:
@@ -100,16 +79,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     for row in rows:
         made.add_row(*(item if isinstance(item, Text) else cell(item) for item in row))
     return made
-
-
-def age(seconds: float | None) -> str:
-    """A duration in one or two figures and a unit: `8s`, `5m`, `3h`, `12d`."""
-    if seconds is None:
-        return ""
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{max(0.0, seconds):.0f}s"
 
 
 def clock(at: datetime | None) -> str:

@@ -12,9 +12,12 @@ import click
 from ftlab_mlflow.cli.look import REQUEST_HEADINGS, STATE_STYLES, request_row
 from ftlab_mlflow.cli.opening import open_run
 from ftlab_mlflow.cli.options import DURATION, common, run_argument
-from ftlab_mlflow.cli.output import age, cell, console, emit, is_terminal, say, table
-from ftlab_mlflow.cli.view import (
+from ftlab_mlflow.cli.output import cell, console, emit, is_terminal, say, table
+from ftlab_mlflow.control.client import LiveRun
+from ftlab_mlflow.control.ledger import Entry
+from ftlab_mlflow.control.view import (
     RunView,
+    age,
     answer_text,
     entry_document,
     outcome_text,
@@ -22,8 +25,6 @@ from ftlab_mlflow.cli.view import (
     request_text,
     steps_text,
 )
-from ftlab_mlflow.control.client import LiveRun
-from ftlab_mlflow.control.ledger import Entry
 from ftlab_mlflow.control.wire import shown_value
 from ftlab_mlflow.errors import StoreUnavailable
 

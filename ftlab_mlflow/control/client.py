@@ -13,6 +13,7 @@ from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger
 from ftlab_mlflow.control.messages import Ack, Status, Update
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
+from ftlab_mlflow.control.preview import Preview, preview
 from ftlab_mlflow.control.store import Point, RunData, RunStore
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import Scalar, new_id, utc_now
@@ -146,6 +147,30 @@ class LiveRun:
         """All requests with their answers, in order."""
         return Ledger.read(self.tags()).entries
 
+    def preview(
+        self,
+        *,
+        learning_rate: float | None = None,
+        lr_schedule: str | None = None,
+        at_step: int | None = None,
+    ) -> Preview:
+        """The learning rate over the rest of the run, as planned today and with a change. Sends nothing.
+
+        The arguments are those of `ftlab_mlflow.control.preview.preview`.
+
+        Raises:
+            UpdateRejected: The surface does not allow the change.
+            NotLive: No live trainer has ever written to the run.
+        """
+        return preview(self.surface(), learning_rate, lr_schedule, at_step)
+
+    def why_read_only(self) -> str | None:
+        """Why the tracking server would refuse this user's requests; None if it would not.
+
+        One call, which writes nothing. Permissions seldom change: a page asks once, not at every refresh.
+        """
+        return self._store.why_read_only(self.run_id)
+
     def update(
         self,
         set: Mapping[str, Scalar] | None = None,
@@ -172,6 +197,7 @@ class LiveRun:
         Raises:
             UpdateRejected: The surface does not allow it. Nothing was written.
             NotLive: The run does not listen.
+            NotPermitted: This user may not write to the run. Nothing was written.
         """
         return self.send(
             Update(
@@ -245,6 +271,7 @@ class LiveRun:
         Raises:
             UpdateRejected: The surface does not allow it. Nothing was written.
             NotLive: The run does not listen.
+            NotPermitted: This user may not write to the run. Nothing was written.
         """
         run_tags = self.tags()
         surface = _decode(run_tags, tags.SURFACE, Surface.decode, self.run_id)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Update
-from ftlab_mlflow.control.surface import Param
+from ftlab_mlflow.control.surface import MAX_TEXT, Param, read_text
 from ftlab_mlflow.control.wire import Scalar, utc_now
-
-_MAX_TEXT = 200
-_BOOLS = {"true": True, "false": False}
 
 
 def hand_texts(run_tags: Mapping[str, str]) -> dict[str, str]:
@@ -22,31 +17,12 @@ def hand_texts(run_tags: Mapping[str, str]) -> dict[str, str]:
     return {k[start:]: v for k, v in run_tags.items() if k.startswith(tags.SET_PREFIX)}
 
 
-def parse(text: str, param: Param | None) -> Scalar:
-    """A hand-written value, read by the parameter's type; text that does not fit stays text.
-
-    What stays text is refused later by the check of the parameter, which says what is allowed.
-    """
-    text = text.strip()[:_MAX_TEXT]
-    if param is not None and param.type == "enum":
-        return text
-    if text.lower() in _BOOLS:
-        return _BOOLS[text.lower()]
-    try:
-        value = json.loads(text) if param is None or param.type == "int" else float(text)
-    except (ValueError, RecursionError):
-        return text
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return text
-    return value if math.isfinite(value) else text
-
-
 def to_update(name: str, text: str, param: Param | None) -> Update:
     """The ordinary request that a hand-written tag means."""
     if name == tags.HAND_COMMAND:
-        command = text.strip()[:_MAX_TEXT]
+        command = text.strip()[:MAX_TEXT]
         return Update(at=utc_now(), command=command, by="tag", via="tag")
-    return Update(at=utc_now(), set={name: parse(text, param)}, by="tag", via="tag")
+    return Update(at=utc_now(), set={name: read_text(text, param)}, by="tag", via="tag")
 
 
 class HandTags:

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ftlab_mlflow.control.mlflow_errors import check_refusal, translated, unavailable, without_credentials
 from ftlab_mlflow.control.store import NOT_ENDED, Point, RunData, RunStatus
 from ftlab_mlflow.control.tags import STATUS
-from ftlab_mlflow.errors import ConfigError, MissingExtra, RunNotFound, StoreError, StoreUnavailable
+from ftlab_mlflow.errors import ConfigError, MissingExtra, NotPermitted, StoreError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 TIMEOUT_S = 10
 """Seconds that one call to a tracking server may take."""
 
-_REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"})
-_DELETED = "must be in the 'active' state"
-"""What MLflow says of a write to a deleted run. It can be restored: what is to be written waits for that."""
 _DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
 _POSTGRES_DRIVERS = ("psycopg", "psycopg2")
 _FEW_TAGS = 2
@@ -40,6 +39,7 @@ _HISTORY_PAGE = 25_000
 class _Api(Protocol):
     def get(self, run_id: str) -> RunData: ...
     def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point]) -> None: ...
+    def try_write(self, run_id: str) -> None: ...
     def set_status(self, run_id: str, status: RunStatus) -> None: ...
     def experiment_ids(self) -> list[str]: ...
     def search(self, experiments: list[str], query: str, limit: int) -> list[RunData]: ...
@@ -61,47 +61,33 @@ class MlflowRunStore:
         import mlflow
 
         self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
-        with self._translated():
+        with translated(self.tracking_uri):
             is_server = self.tracking_uri.startswith(("http://", "https://"))
-            self._api: _Api = _Rest(self.tracking_uri) if is_server else _Client(self.tracking_uri)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except MlflowException as error:
-            text = _first_line(error)
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
-                raise RunNotFound(text) from error
-            if error.error_code in _REFUSALS and _DELETED not in str(error):
-                raise StoreError(text) from error
-            raise self._unavailable(error) from error
-        except (OSError, ValueError, KeyError) as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: BaseException) -> StoreUnavailable:
-        # The innermost error says it best: "[Errno 111] Connection refused".
-        while nested := error.__cause__ or error.__context__:
-            error = nested
-        return StoreUnavailable(f"the tracking store {self.shown_uri} failed: {_first_line(error)}")
+            self._api: _Api = RestApi(self.tracking_uri) if is_server else ClientApi(self.tracking_uri)
 
     @property
     def shown_uri(self) -> str:
         """The tracking URI without credentials."""
-        return _without_credentials(self.tracking_uri)
+        return without_credentials(self.tracking_uri)
 
     def get(self, run_id: str) -> RunData:
-        with self._translated():
+        with translated(self.tracking_uri):
             return self._api.get(run_id)
 
     def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point] = ()) -> None:
-        with self._translated():
+        with translated(self.tracking_uri, "change this run"):
             self._api.write(run_id, tags, points)
 
+    def why_read_only(self, run_id: str) -> str | None:
+        try:
+            with translated(self.tracking_uri, "change this run"):
+                self._api.try_write(run_id)
+        except NotPermitted as refusal:
+            return str(refusal)
+        return None
+
     def set_status(self, run_id: str, status: RunStatus) -> None:
-        with self._translated():
+        with translated(self.tracking_uri, "change this run"):
             self._api.set_status(run_id, status)
 
     def find(
@@ -114,23 +100,14 @@ class MlflowRunStore:
             wanted.append(f"attributes.run_name = {_quoted(name)}")
         if live:
             wanted.append(f"tags.`{STATUS}` LIKE '%'")
-        with self._translated():
+        with translated(self.tracking_uri, "list runs"):
             experiments = self._api.experiment_ids()
             return self._api.search(experiments, " and ".join(wanted), limit) if experiments else []
 
     def metric_history(self, run_id: str, key: str) -> list[Point]:
-        with self._translated():
+        with translated(self.tracking_uri):
             points = self._api.metric_history(run_id, key)
         return sorted(points, key=lambda p: (p.step, p.timestamp))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _without_credentials(lines[0])[:300]
-
-
-def _without_credentials(text: str) -> str:
-    return re.sub(r"(password=)[^&\s]*", r"\1…", re.sub(r"://\S*@", "://", text))
 
 
 def _quoted(text: str) -> str:
@@ -139,35 +116,47 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
-def _time(ms: int | str | None) -> datetime | None:
+def time_of(ms: int | str | None) -> datetime | None:
+    """A time of MLflow's, in UTC."""
     return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None
 
 
-def _try_database(uri: str) -> None:
-    """Raises StoreUnavailable at once, where MLflow tries again for 100 seconds, warning each time."""
-    from sqlalchemy import create_engine
-    from sqlalchemy.exc import SQLAlchemyError
+def open_database(uri: str) -> Engine:
+    """An engine whose connections wait no longer than `TIMEOUT_S`, where its driver can be told so.
 
-    is_set = uri.startswith("mssql") or "PGCONNECT_TIMEOUT" in os.environ  # libpq's own setting
+    Raises:
+        MissingExtra, ConfigError: The database's driver is not installed.
+    """
+    from sqlalchemy import create_engine
+
+    is_set = not uri.startswith(("postgresql", "mysql")) or "PGCONNECT_TIMEOUT" in os.environ  # libpq's own
+    limit = {} if is_set else {"connect_timeout": TIMEOUT_S}
     try:
-        engine = create_engine(uri, connect_args={} if is_set else {"connect_timeout": TIMEOUT_S})
-        engine.connect().close()
-        engine.dispose()
+        return create_engine(uri, connect_args=limit, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         if error.name in _POSTGRES_DRIVERS:
             raise MissingExtra(error.name, "postgres") from error
         raise ConfigError(f"the database driver {error.name} is not installed: pip install it") from error
+
+
+def _try_database(uri: str) -> None:
+    """Raises StoreUnavailable at once, where MLflow tries again for 100 seconds, warning each time."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = open_database(uri)
+        engine.connect().close()
+        engine.dispose()
     except SQLAlchemyError as error:
-        shown = _without_credentials(uri)
-        raise StoreUnavailable(f"the tracking store {shown} failed: {_first_line(error)}") from error
+        raise unavailable(uri, error) from error
 
 
-def _end(status: str, ms: int | str | None) -> datetime | None:
-    # MLflow keeps the old end of a run that runs again.
-    return None if status in NOT_ENDED else _time(ms)
+def end_of(status: str, ms: int | str | None) -> datetime | None:
+    """When a run ended: MLflow keeps the old end of a run that runs again."""
+    return None if status in NOT_ENDED else time_of(ms)
 
 
-class _Client:
+class ClientApi:
     """MLflow's Python client, for every tracking URI that is not a server's."""
 
     def __init__(self, uri: str) -> None:
@@ -180,28 +169,31 @@ class _Client:
         user = getattr(os, "getuid", int)()  # who may not be able to open the lock of another
         name = f"ftlab-{sha256(f'{user} {uri}'.encode()).hexdigest()[:16]}.lock"
         with FileLock(Path(tempfile.gettempdir()) / name):
-            self._client = MlflowClient(uri)
+            self.client = MlflowClient(uri)
 
     def get(self, run_id: str) -> RunData:
-        return self._data(self._client.get_run(run_id))
+        return self.data(self.client.get_run(run_id))
 
     def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point]) -> None:
         from mlflow.entities import Metric, RunTag
 
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
         run_tags = [RunTag(key, value) for key, value in tags.items()]
-        self._client.log_batch(run_id, metrics=metrics, tags=run_tags, synchronous=True)
+        self.client.log_batch(run_id, metrics=metrics, tags=run_tags, synchronous=True)
+
+    def try_write(self, run_id: str) -> None:
+        pass  # whoever reaches a database may write to it
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
         if status in NOT_ENDED:
-            self._client.update_run(run_id, status=status)
+            self.client.update_run(run_id, status=status)
         else:
-            self._client.set_terminated(run_id, status)
+            self.client.set_terminated(run_id, status)
 
     def experiment_ids(self) -> list[str]:
         found, token = [], None
         while True:
-            page = self._client.search_experiments(max_results=_PAGE, page_token=token)
+            page = self.client.search_experiments(max_results=_PAGE, page_token=token)
             found += [experiment.experiment_id for experiment in page]
             token = page.token
             if not token:
@@ -209,29 +201,30 @@ class _Client:
 
     def search(self, experiments: list[str], query: str, limit: int) -> list[RunData]:
         order = ["attributes.start_time DESC"]
-        runs = self._client.search_runs(experiments, query, max_results=limit, order_by=order)
-        return [self._data(run) for run in runs]
+        runs = self.client.search_runs(experiments, query, max_results=limit, order_by=order)
+        return [self.data(run) for run in runs]
 
     def metric_history(self, run_id: str, key: str) -> list[Point]:
-        history = self._client.get_metric_history(run_id, key)
+        history = self.client.get_metric_history(run_id, key)
         return [Point(m.key, m.value, m.step, m.timestamp) for m in history]
 
     @staticmethod
-    def _data(run: Any) -> RunData:
+    def data(run: Any) -> RunData:
+        """MLflow's entity as ours."""
         info = run.info
         return RunData(
             run_id=info.run_id,
             name=info.run_name or "",
             experiment_id=info.experiment_id,
             status=info.status,
-            started=_time(info.start_time),
-            ended=_end(info.status, info.end_time),
+            started=time_of(info.start_time),
+            ended=end_of(info.status, info.end_time),
             tags=dict(run.data.tags),
             metrics=dict(run.data.metrics),
         )
 
 
-class _Rest:
+class RestApi:
     """MLflow's REST API, version 2.0."""
 
     def __init__(self, uri: str) -> None:
@@ -239,38 +232,44 @@ class _Rest:
 
         self._creds = get_default_host_creds(uri.rstrip("/"))
 
-    def _call(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def call(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """One request, and its answer."""
         from mlflow.utils.rest_utils import http_request, verify_rest_response
 
         endpoint = f"/api/2.0/mlflow/{path}"
         sent = {"params": body} if method == "GET" else {"json": body}
         response = http_request(self._creds, endpoint, method, max_retries=0, timeout=TIMEOUT_S, **sent)
+        check_refusal(response)
         answer: dict[str, Any] = json.loads(verify_rest_response(response, endpoint).text)
         return answer
 
     def get(self, run_id: str) -> RunData:
-        return self._data(self._call("GET", "runs/get", {"run_id": run_id})["run"])
+        return self.data(self.call("GET", "runs/get", {"run_id": run_id})["run"])
 
     def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point]) -> None:
         if not points and len(tags) <= _FEW_TAGS:
             for key, value in tags.items():
-                self._call("POST", "runs/set-tag", {"run_id": run_id, "key": key, "value": value})
+                self.call("POST", "runs/set-tag", {"run_id": run_id, "key": key, "value": value})
             return
         body = {
             "run_id": run_id,
             "tags": [{"key": key, "value": value} for key, value in tags.items()],
             "metrics": [point._asdict() for point in points],
         }
-        self._call("POST", "runs/log-batch", body)
+        self.call("POST", "runs/log-batch", body)
+
+    def try_write(self, run_id: str) -> None:
+        # A server asks who may do this before it looks at what is to be written: nothing.
+        self.call("POST", "runs/log-batch", {"run_id": run_id})
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
         body: dict[str, Any] = {"run_id": run_id, "status": status}
         if status not in NOT_ENDED:
             body["end_time"] = int(datetime.now(UTC).timestamp() * 1000)
-        self._call("POST", "runs/update", body)
+        self.call("POST", "runs/update", body)
 
     def experiment_ids(self) -> list[str]:
-        pages = self._pages("POST", "experiments/search", {"max_results": _PAGE}, "experiments")
+        pages = self.pages("POST", "experiments/search", {"max_results": _PAGE}, "experiments")
         return [experiment["experiment_id"] for experiment in pages]
 
     def search(self, experiments: list[str], query: str, limit: int) -> list[RunData]:
@@ -280,33 +279,35 @@ class _Rest:
             "max_results": limit,
             "order_by": ["attributes.start_time DESC"],
         }
-        return [self._data(run) for run in self._call("POST", "runs/search", body).get("runs", [])]
+        return [self.data(run) for run in self.call("POST", "runs/search", body).get("runs", [])]
 
     def metric_history(self, run_id: str, key: str) -> list[Point]:
         body = {"run_id": run_id, "metric_key": key, "max_results": _HISTORY_PAGE}
         return [
             Point(m["key"], float(m["value"]), int(m.get("step", 0)), int(m["timestamp"]))
-            for m in self._pages("GET", "metrics/get-history", body, "metrics")
+            for m in self.pages("GET", "metrics/get-history", body, "metrics")
         ]
 
-    def _pages(self, method: str, path: str, body: dict[str, Any], key: str) -> Iterator[Any]:
+    def pages(self, method: str, path: str, body: dict[str, Any], key: str) -> Iterator[Any]:
+        """What all pages of an answer list under `key`."""
         while True:
-            page = self._call(method, path, body)
+            page = self.call(method, path, body)
             yield from page.get(key, [])
             if not page.get("next_page_token"):
                 return
             body = body | {"page_token": page["next_page_token"]}
 
     @staticmethod
-    def _data(run: dict[str, Any]) -> RunData:
+    def data(run: dict[str, Any]) -> RunData:
+        """A run in an answer as ours."""
         info, data = run["info"], run.get("data", {})
         return RunData(
             run_id=info["run_id"],
             name=info.get("run_name", ""),
             experiment_id=info["experiment_id"],
             status=info["status"],
-            started=_time(info.get("start_time")),
-            ended=_end(info["status"], info.get("end_time")),
+            started=time_of(info.get("start_time")),
+            ended=end_of(info["status"], info.get("end_time")),
             tags={tag["key"]: tag.get("value", "") for tag in data.get("tags", [])},
             metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])},
         )

@@ -54,7 +54,7 @@ class RunStore(Protocol):
     """What control needs of a tracking store. Every call may be made from any thread.
 
     All methods raise `StoreUnavailable` when the store does not answer and may later, `RunNotFound` for an
-    unknown run and `StoreError` for what it will not do.
+    unknown run, `NotPermitted` where its user may not do this and `StoreError` for what it will not do.
     """
 
     def get(self, run_id: str) -> RunData:
@@ -65,6 +65,9 @@ class RunStore(Protocol):
 
         Writing the same again changes nothing, so a call that may have failed can be repeated.
         """
+
+    def why_read_only(self, run_id: str) -> str | None:
+        """Why this user may not write to the run, or None. Writes nothing; one call, of a server only."""
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
         """Sets the run's own status; an ending one sets its end time."""
@@ -125,6 +128,9 @@ class MemoryRunStore:
             self._run(run_id).tags.update(cut)
             known = self._points[run_id]
             known += [point for point in points if point not in known]
+
+    def why_read_only(self, run_id: str) -> str | None:
+        return None
 
     def set_status(self, run_id: str, status: RunStatus) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from ftlab_mlflow.control import wire
 from ftlab_mlflow.control.messages import COMMANDS, VERSION, Code, Update, one_of, versioned
+from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.control.wire import Scalar, shown
 from ftlab_mlflow.errors import MessageError
 
@@ -16,6 +18,10 @@ ParamType = Literal["float", "int", "bool", "enum"]
 
 Problem = tuple[Code, str]
 """A rejection code and a text that says what is allowed."""
+
+MAX_TEXT = 200
+"""Characters of a value that a person wrote; the rest is not read."""
+_BOOLS = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Param:
         min, max: Bounds, both included; None is unbounded.
         choices: Allowed values of an `enum`.
         help: One sentence for a person.
+        plan: Of the learning rate: what its schedule will do.
     """
 
     type: ParamType
@@ -38,6 +45,7 @@ class Param:
     max: float | None = None
     choices: tuple[str, ...] = ()
     help: str = ""
+    plan: Plan | None = None
 
     def problem(self, value: object) -> Problem | None:
         """What is wrong with a new value, or None."""
@@ -66,6 +74,17 @@ class Param:
             return "out_of_bounds", text
         return None
 
+    def parse(self, text: str) -> Scalar:
+        """The value that a person wrote: `5e-5`, `8`, `true`, `hold`.
+
+        Raises:
+            ValueError: It is no such value, or not allowed; the text is that of `problem`.
+        """
+        value = read_text(text, self)
+        if problem := self.problem(value):
+            raise ValueError(problem[1])
+        return value
+
     def _range(self) -> str:
         low = "" if self.min is None else f" from {self.min:g}"
         return low + ("" if self.max is None else f" to {self.max:g}")
@@ -73,12 +92,14 @@ class Param:
     def encode(self) -> dict[str, Any]:
         """The parameter as JSON values."""
         value = {"type": self.type, "value": self.value, "asked": self.asked}
-        optional = {"min": self.min, "max": self.max, "choices": list(self.choices) or None}
-        return (
-            value
-            | {k: v for k, v in optional.items() if v is not None}
-            | ({"help": self.help} if self.help else {})
-        )
+        optional = {
+            "min": self.min,
+            "max": self.max,
+            "choices": list(self.choices) or None,
+            "help": self.help or None,
+            "plan": self.plan and self.plan.encode(),
+        }
+        return value | {k: v for k, v in optional.items() if v is not None}
 
     @staticmethod
     def decode(value: object) -> Param:
@@ -92,10 +113,37 @@ class Param:
             max=fields.take("max", wire.number),
             choices=fields.take("choices", _texts, ()),
             help=fields.take("help", wire.text, ""),
+            plan=fields.take("plan", Plan.decode),
         )
         for name, text in fields.errors.items():
             raise ValueError(f"{name} {text}")
         return param
+
+
+def read_text(text: str, param: Param | None) -> Scalar:
+    """A value that a person wrote, read by the parameter's type; text that does not fit stays text.
+
+    What stays text is refused by the check of the parameter, which says what is allowed.
+
+    Args:
+        param: None if the run has no such parameter.
+    """
+    text = text.strip()[:MAX_TEXT]
+    if param is not None and param.type == "enum":
+        return text
+    if text.lower() in _BOOLS:
+        return _BOOLS[text.lower()]
+    try:
+        value = json.loads(text) if param is None or param.type == "int" else float(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return text
+    return value if math.isfinite(value) else text
+
+
+def _without(key: str, params: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {k: v for k, v in param.items() if k != key} for name, param in params.items()}
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -117,17 +165,17 @@ class Surface:
     unsupported: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> str:
-        """Leaves out the reasons where a tag could not hold them, then also the help texts."""
+        """Leaves out what a tag could not hold: first the plan, then the reasons, last the help texts."""
         params = {name: param.encode() for name, param in self.params.items()}
         message = {"v": VERSION, "params": params, "commands": list(self.commands)}
-        bare = {name: {k: v for k, v in param.items() if k != "help"} for name, param in params.items()}
+        unplanned = {"params": _without("plan", params)}
         reasons = {"unsupported": dict(self.unsupported)} if self.unsupported else {}
-        for longer in (message | reasons, message):
+        for longer in (message | reasons, message | unplanned | reasons, message | unplanned):
             try:
                 return wire.dump_object(longer)
             except MessageError:
                 continue
-        return wire.dump_object(message | {"params": bare})
+        return wire.dump_object(message | {"params": _without("help", unplanned["params"])})
 
     @staticmethod
     def decode(text: str) -> Surface:
@@ -140,6 +188,10 @@ class Surface:
         )
         fields.raise_if_wrong()
         return surface
+
+    def read(self, texts: Mapping[str, str]) -> dict[str, Scalar]:
+        """Values that a person wrote, by parameter; `problems` says which of them are not allowed."""
+        return {name: read_text(text, self.params.get(name)) for name, text in texts.items()}
 
     def problems(self, update: Update) -> tuple[Code, dict[str, str]] | None:
         """What is wrong with a request, as a code and texts by parameter, or None."""

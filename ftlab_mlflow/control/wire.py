@@ -154,6 +154,32 @@ def dump_object(value: Mapping[str, Any]) -> str:
     return text
 
 
+_DEEPEST = 20
+"""Deeper than any document of ours: what is nested more is foreign, and cut."""
+
+
+def json_text(document: Mapping[str, Any], *, indent: int | None = 2) -> str:
+    """A document for people and programs as JSON, ASCII only.
+
+    Times are as in a tag, numbers that JSON does not have are the texts that protobuf uses: ``"NaN"``, …
+    """
+    return json.dumps(_plain(document), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, dict | list) and depth > _DEEPEST:
+        return shown(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, datetime):
+        return format_time(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
 class Fields:
     """Takes a decoded object apart, field by field, and gathers what is wrong with it."""
 

@@ -45,9 +45,12 @@ def _tunable(
     apply: Callable[[Any], None],
     read: Callable[[], Scalar],
     check: Callable[[Any, Mapping[str, Scalar]], str | None] = lambda value, proposed: None,
+    *,
+    min: float = 1,
+    max: float | None = None,
 ) -> Tunable:
     def problem(proposed: Mapping[str, Scalar]) -> str | None:
-        if batches.step >= batches.max_steps:
+        if batches.loop.step >= batches.loop.max_steps:
             return "the last step of the training is done"
         if name == "max_steps" and "num_train_epochs" in proposed:
             return "max_steps and num_train_epochs both say when training ends: set one of them"
@@ -62,54 +65,56 @@ def _tunable(
         capture=batches.capture,
         restore=batches.restore,
         asked=read(),
-        min=0 if type == "float" else 1,
+        min=min,
+        max=max,
         check=problem,
         # A checkpoint holds all of `LiveBatches`, which is back before the parameters are.
         load=lambda value: None,
     )
 
 
-def _batch_size(batches: LiveBatches, trainer: Any) -> Tunable | str:
-    tunable = _tunable(
+def _batch_size(batches: LiveBatches, trainer: Any) -> Tunable:
+    # KTO estimates a KL divergence over a batch, and TRL wants more than one sample for it.
+    smallest = 2 if getattr(trainer, "calculate_KL", False) else 1
+    return _tunable(
         batches,
         "per_device_train_batch_size",
         "int",
         "Samples of a batch on one device. Whether they fit into its memory is not checked.",
         batches.set_batch_size,
         lambda: batches.batch_size,
+        min=smallest,
+        max=max(smallest, batches.samples),
     )
-    # KTO estimates a KL divergence over a batch, and TRL wants more than one sample for it.
-    smallest = 2 if getattr(trainer, "calculate_KL", False) else 1
-    return replace(tunable, min=smallest, max=max(smallest, batches.samples))
 
 
-def _accumulation(batches: LiveBatches, trainer: Any) -> Tunable | str:
-    tunable = _tunable(
+def _accumulation(batches: LiveBatches, trainer: Any) -> Tunable:
+    return _tunable(
         batches,
         "gradient_accumulation_steps",
         "int",
         "Batches of an optimizer step.",
         batches.set_accumulation,
-        lambda: batches.accumulation,
+        lambda: batches.loop.accumulation,
+        max=batches.samples,
     )
-    return replace(tunable, max=batches.samples)
 
 
-def _max_steps(batches: LiveBatches) -> Tunable | str:
-    tunable = _tunable(
+def _max_steps(batches: LiveBatches) -> Tunable:
+    return _tunable(
         batches,
         "max_steps",
         "int",
         "The step that training ends with; the rest of the schedule is stretched to it.",
         batches.set_max_steps,
-        lambda: batches.max_steps,
-        lambda steps, proposed: _above(steps > batches.step, batches.step, "steps"),
+        lambda: batches.loop.max_steps,
+        lambda steps, proposed: _above(steps > batches.loop.step, batches.loop.step, "steps"),
+        max=_MOST_STEPS,
     )
-    return replace(tunable, max=_MOST_STEPS)
 
 
-def _num_train_epochs(batches: LiveBatches) -> Tunable | str:
-    tunable = _tunable(
+def _num_train_epochs(batches: LiveBatches) -> Tunable:
+    return _tunable(
         batches,
         "num_train_epochs",
         "float",
@@ -117,10 +122,11 @@ def _num_train_epochs(batches: LiveBatches) -> Tunable | str:
         batches.set_epochs,
         lambda: batches.epochs,
         lambda epochs, proposed: _above(
-            batches.steps_of(epochs) > batches.step, batches.epochs_done, "epochs"
+            batches.steps_of(epochs) > batches.loop.step, batches.epochs_done, "epochs"
         ),
+        min=0,
+        max=_MOST_EPOCHS,
     )
-    return replace(tunable, max=_MOST_EPOCHS)
 
 
 def _warmup_steps(batches: LiveBatches) -> Tunable | str:
@@ -130,10 +136,10 @@ def _warmup_steps(batches: LiveBatches) -> Tunable | str:
         return "the schedule is over before its warm-up is"
 
     def check(step: int, proposed: Mapping[str, Scalar]) -> str | None:
-        last = int(proposed.get("max_steps", batches.max_steps))
+        last = int(proposed.get("max_steps", batches.loop.max_steps))
         if step > last and proposed.keys() <= {"warmup_steps", "max_steps"}:
             return f"must be at most {last}, the last step"
-        return _above(step > batches.step, batches.step, "steps")
+        return _above(step > batches.loop.step, batches.loop.step, "steps")
 
     tunable = _tunable(
         batches,
@@ -141,7 +147,7 @@ def _warmup_steps(batches: LiveBatches) -> Tunable | str:
         "int",
         "The step that the warm-up ends with; the rest of the schedule follows.",
         batches.set_warmup_steps,
-        lambda: batches.step + batches.warmup_left,
+        lambda: batches.loop.step + batches.warmup_left,
         check,
     )
     over = "the warm-up of the learning rate is over"

@@ -36,6 +36,7 @@ class LiveBatches:
         trainer: Before ``trainer.train()``; some of its methods are wrapped.
 
     Attributes:
+        loop: The epochs of this training: steps done and to do.
         no_steps, no_batches: Why the number of steps, why the batches cannot be changed; None if they can.
         warmup: Steps of the schedule's warm-up as launched; 0 for one without, or of unknown length.
         training: An id, the same on all ranks, that a training which resumes this one takes over.
@@ -48,10 +49,10 @@ class LiveBatches:
             "set_initial_training_values": self._on_values,
             "_init_training_state": self._on_state,
             "_prepare_for_training": self._on_prepare,
-            "_run_epoch": lambda plain, **given: self._loop.run_epoch(plain, **given),
-            "get_batch_samples": lambda plain, *given: self._loop.batches(plain, *given),
-            "_maybe_log_save_evaluate": lambda plain, *a, **k: self._loop.step_done(plain, *a, **k),
-            "_finalize_training": lambda plain, *given: self._loop.finalize(plain, *given),
+            "_run_epoch": lambda plain, **given: self.loop.run_epoch(plain, **given),
+            "get_batch_samples": lambda plain, *given: self.loop.batches(plain, *given),
+            "_maybe_log_save_evaluate": lambda plain, *a, **k: self.loop.step_done(plain, *a, **k),
+            "_finalize_training": lambda plain, *given: self.loop.finalize(plain, *given),
         }
         for name, hook in hooks.items():
             setattr(trainer, name, partial(hook, getattr(trainer, name)))
@@ -63,7 +64,7 @@ class LiveBatches:
         self.training = ""
         self._schedule: LiveSchedule | None = None
         self._schedule_total = 0
-        self._loop = EpochLoop(self._trainer, None, 0)
+        self.loop = EpochLoop(self._trainer, None, 0)
         # The epochs that training ends with; None while the number of steps says it.
         self._epochs: float | None = None
         # What was asked for while training, of the four arguments that `_launch` holds.
@@ -82,34 +83,19 @@ class LiveBatches:
         return int(self._trainer.args.per_device_train_batch_size)
 
     @property
-    def accumulation(self) -> int:
-        """Batches of a step."""
-        return int(self._trainer.args.gradient_accumulation_steps)
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        return int(self._trainer.state.global_step)
-
-    @property
-    def max_steps(self) -> int:
-        """The step that training ends with."""
-        return int(self._trainer.state.max_steps)
-
-    @property
     def epochs(self) -> float:
         """The epochs that training ends with; those that its steps will take if their number was given."""
         if self._epochs is not None:
             return self._epochs
-        left, of_this = self.max_steps - self.step, self._loop.steps_left(self._loop.done)
+        left, of_this = self.loop.max_steps - self.loop.step, self.loop.steps_left(self.loop.done)
         if left > of_this:
-            return self._loop.epoch + 1 + (left - of_this) / self._loop.steps_left(0)
-        return self.epochs_done + ((1 - self._loop.done) * left / of_this if of_this else 0)
+            return self.loop.epoch + 1 + (left - of_this) / self.loop.steps_left(0)
+        return self.epochs_done + ((1 - self.loop.done) * left / of_this if of_this else 0)
 
     @property
     def epochs_done(self) -> float:
         """Epochs done, with the share of the one that runs."""
-        return self._loop.epoch + self._loop.done
+        return self.loop.epoch + self.loop.done
 
     @property
     def warmup_left(self) -> int:
@@ -119,7 +105,7 @@ class LiveBatches:
     @property
     def samples(self) -> int:
         """Samples of an epoch."""
-        return self._loop.data.total if self._loop.data else 0
+        return self.loop.data.total if self.loop.data else 0
 
     def set_batch_size(self, size: int) -> None:
         """Makes the next step use batches of this many samples on each device."""
@@ -146,39 +132,39 @@ class LiveBatches:
     def set_warmup_steps(self, step: int) -> None:
         """Makes the warm-up end with this step."""
         assert self._schedule is not None
-        if not self.step < step <= self.max_steps:
+        if not self.loop.step < step <= self.loop.max_steps:
             raise ValueError(
-                f"must be above {self.step}, the steps done, and at most {self.max_steps}, the last"
+                f"must be above {self.loop.step}, the steps done, and at most {self.loop.max_steps}, the last"
             )
-        self._loop.is_touched = True
-        self._schedule.warm_up(step - self.step, self.max_steps - self.step)
+        self.loop.is_touched = True
+        self._schedule.warm_up(step - self.loop.step, self.loop.max_steps - self.loop.step)
 
     def steps_of(self, epochs: float) -> int:
         """The step that training would end with after so many epochs."""
         part, whole = math.modf(epochs)
-        in_epoch = self._loop.steps_left(0)
-        if self._loop.epoch < whole:
-            others = int(whole) - self._loop.epoch - 1
+        in_epoch = self.loop.steps_left(0)
+        if self.loop.epoch < whole:
+            others = int(whole) - self.loop.epoch - 1
             return (
-                self.step
-                + self._loop.steps_left(self._loop.done)
+                self.loop.step
+                + self.loop.steps_left(self.loop.done)
                 + others * in_epoch
                 + math.ceil(part * in_epoch)
             )
-        return self.step + max(0, math.ceil(round((epochs - self.epochs_done) * in_epoch, 9)))
+        return self.loop.step + max(0, math.ceil(round((epochs - self.epochs_done) * in_epoch, 9)))
 
     def capture(self) -> Any:
         """Everything that `restore` needs to undo later changes."""
         state = self._trainer.state
-        arguments = (self.batch_size, self.accumulation)
+        arguments = (self.batch_size, self.loop.accumulation)
         steps = (state.max_steps, state.num_train_epochs)
         schedule = self._schedule.capture() if self._schedule else None
-        return self._loop.capture(), self._epochs, self._asked, arguments, steps, schedule
+        return self.loop.capture(), self._epochs, self._asked, arguments, steps, schedule
 
     def restore(self, captured: Any) -> None:
         """Puts back what was in force at `capture`."""
         loop, self._epochs, self._asked, (size, batches), steps, schedule = captured
-        self._loop.restore(loop)
+        self.loop.restore(loop)
         self._write_batch_size(size)
         self._trainer.args.gradient_accumulation_steps = batches
         self._trainer.state.max_steps, self._trainer.state.num_train_epochs = steps
@@ -221,13 +207,13 @@ class LiveBatches:
         """What a checkpoint must hold to go on, as JSON values."""
         trainer = self._trainer
         return {
-            "data": self._loop.state(),
+            "data": self.loop.state(),
             "batch_size": self.batch_size,
-            "accumulation": self.accumulation,
-            "max_steps": self.max_steps,
+            "accumulation": self.loop.accumulation,
+            "max_steps": self.loop.max_steps,
             "epochs": self._epochs,
-            "touched": self._loop.is_touched,
-            "short": self._loop.is_short,
+            "touched": self.loop.is_touched,
+            "short": self.loop.is_short,
             "clock": self._schedule.clock_state() if self._schedule else None,
             "schedule_total": self._schedule_total,
             "launch": self._launch,
@@ -241,26 +227,26 @@ class LiveBatches:
         """The trainer was brought back to a checkpoint of this training: its data go back too."""
         trainer = self._trainer
         self._go_to(saved, checkpoint)
-        self._loop.take_back()
+        self.loop.take_back()
         if self._schedule:
             self._schedule.go_on(saved["clock"])
         trainer._tr_loss.zero_()
-        trainer._globalstep_last_logged = self.step
+        trainer._globalstep_last_logged = self.loop.step
         same = saved["since"] == trainer._initial_global_step
         trainer._total_loss_scalar = saved["loss"] if same else 0.0
-        trainer._initial_global_step = saved["since"] if same else self.step
+        trainer._initial_global_step = saved["since"] if same else self.loop.step
         self._show_steps()
 
     def _go_to(self, saved: Mapping[str, Any], checkpoint: str) -> None:
         self._trainer.state.max_steps = saved["max_steps"]
         self._epochs = saved["epochs"]
         self._asked = frozenset(saved["asked"])
-        self._loop.is_touched = True
-        self._loop.is_short = saved["short"]
-        if self._loop.data:
+        self.loop.is_touched = True
+        self.loop.is_short = saved["short"]
+        if self.loop.data:
             self._write_batch_size(saved["batch_size"])
             self._trainer.args.gradient_accumulation_steps = saved["accumulation"]
-            self._loop.go_to(saved["data"], checkpoint)
+            self.loop.go_to(saved["data"], checkpoint)
 
     # --- hooks of the trainer, in the order of a training --------------------------------------------
 
@@ -280,7 +266,7 @@ class LiveBatches:
         streamed = isinstance(loader.dataset, IterableDataset) or not hasattr(loader, "__len__")
         self.no_steps = "the training data are a stream without a length" if streamed else None
         self.no_batches = self.no_steps or self._why_fixed(loader)
-        self._loop = EpochLoop(self._trainer, None if self.no_batches else EpochData(loader), values[1])
+        self.loop = EpochLoop(self._trainer, None if self.no_batches else EpochData(loader), values[1])
         return values
 
     def _why_fixed(self, loader: Any) -> str | None:
@@ -299,8 +285,8 @@ class LiveBatches:
         """The trainer reads a checkpoint's state: where the data go on is known exactly by our own."""
         begun: tuple[int, int] = plain(max_steps, updates, epochs, *rest)
         self._schedule_total = max_steps
-        self._loop.epoch = begun[0]
-        checkpoint, data = rest[0], self._loop.data
+        self.loop.epoch = begun[0]
+        checkpoint, data = rest[0], self.loop.data
         saved = saved_control(self._trainer.state).get("batches") if checkpoint else None
         self.training = (saved or {}).get("training", self.training)
         if not saved or self.no_steps:
@@ -315,13 +301,13 @@ class LiveBatches:
         skips = not self._trainer.args.ignore_data_skip
         if not saved["touched"] and not self._relaunched:
             if data and skips:
-                data.load(saved["data"], self._trainer.args.train_batch_size, self._loop.epoch)
+                data.load(saved["data"], self._trainer.args.train_batch_size, self.loop.epoch)
             return begun
         self._saved = saved
         self._schedule_total = saved["schedule_total"]
         self._go_to(saved, checkpoint)
         self._is_recounted = data is not None and saved["data"]["total"] != data.total
-        if self.step >= self.max_steps and not set(_STEPS).isdisjoint(self._relaunched):
+        if self.loop.step >= self.loop.max_steps and not set(_STEPS).isdisjoint(self._relaunched):
             # It had ended, and so has its schedule: what is launched now has one of its own.
             steps = self._relaunched.get("max_steps")
             self._schedule_total = steps or self.steps_of(self._relaunched["num_train_epochs"])
@@ -329,11 +315,11 @@ class LiveBatches:
         if data and not skips:
             data.begin(0, self._trainer.args.train_batch_size)
         # The trainer's own range of epochs is that of the launch arguments: `EpochLoop` counts its own.
-        return min(self._loop.epoch, epochs - 1), begun[1]
+        return min(self.loop.epoch, epochs - 1), begun[1]
 
     def _new_arguments(self, before: Mapping[str, Any], changed: set[str]) -> dict[str, Any]:
         """Launch arguments that differ from those before, where nothing asked for since wins over them."""
-        known = self._launch if self._loop.data else _STEPS  # else they are what the dataloader was made with
+        known = self._launch if self.loop.data else _STEPS  # else they are what the dataloader was made with
         new = {name: self._launch[name] for name in known if self._launch[name] != before[name]}
         for name in set(new) & changed:
             logger.warning("%s: what was asked for while it trained wins over the launch argument", name)
@@ -357,8 +343,8 @@ class LiveBatches:
     # --- inside ------------------------------------------------------------------------------------
 
     def _cut(self, change: Callable[[], None]) -> None:
-        self._loop.cut(change)
-        self._end_with(self.max_steps if self._epochs is None else self.steps_of(self._epochs))
+        self.loop.cut(change)
+        self._end_with(self.loop.max_steps if self._epochs is None else self.steps_of(self._epochs))
 
     def _write_batch_size(self, size: int) -> None:
         trainer = self._trainer
@@ -367,8 +353,8 @@ class LiveBatches:
 
     def _end_with(self, steps: int) -> None:
         state = self._trainer.state
-        left_before, left = state.max_steps - self.step, steps - self.step
-        self._loop.is_touched = True
+        left_before, left = state.max_steps - self.loop.step, steps - self.loop.step
+        self.loop.is_touched = True
         if left != left_before:
             state.max_steps = steps
             if self._schedule and left_before > 0:
@@ -379,8 +365,8 @@ class LiveBatches:
     def _show_steps(self) -> None:
         for callback in self._trainer.callback_handler.callbacks:
             if isinstance(callback, ProgressCallback) and callback.training_bar is not None:
-                callback.training_bar.total = self.max_steps
-                callback.training_bar.n = callback.current_step = min(callback.current_step, self.step)
+                callback.training_bar.total = self.loop.max_steps
+                callback.training_bar.n = callback.current_step = min(callback.current_step, self.loop.step)
                 callback.training_bar.refresh()
 
 

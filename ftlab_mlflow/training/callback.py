@@ -5,28 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch.distributed as dist
-from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from ftlab_mlflow.control.messages import State, Update
 from ftlab_mlflow.control.store import RunStore
 from ftlab_mlflow.errors import ConfigError
-from ftlab_mlflow.training.batching import LiveBatches, saved_control
-from ftlab_mlflow.training.mlflow_run import TrainingRun
-from ftlab_mlflow.training.ranks import Agreement, Following
-from ftlab_mlflow.training.schedule import LiveSchedule
+from ftlab_mlflow.training.batching import LiveBatches
+from ftlab_mlflow.training.live_trainer import LiveTrainer, why_not_these_ranks
 from ftlab_mlflow.training.session import NOTHING_GIVEN, Given
-from ftlab_mlflow.training.trainer_host import TrainerHost
-from ftlab_mlflow.training.tunable import Trainee, Tunable
-from ftlab_mlflow.training.tunables import Limits, build_tunables, check_limits
-from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target, ended_by
+from ftlab_mlflow.training.tunables import Limits, check_limits
+from ftlab_mlflow.training.wiring import Listening, ended_by
 
 logger = logging.getLogger("ftlab_mlflow")
 
@@ -86,21 +79,13 @@ class LiveControl(TrainerCallback, ExportableState):
         store: RunStore | None = None,
         run_id: str | None = None,
     ) -> None:
-        if type(rank_sync_steps) is not int or rank_sync_steps < 1:
-            raise ConfigError(f"rank_sync_steps must be a whole number from 1, got {rank_sync_steps!r}")
-        if isinstance(poll_interval, bool) or not 0 < poll_interval < float("inf"):
-            raise ConfigError(f"poll_interval must be seconds above 0, got {poll_interval!r}")
-        if (store is None) != (run_id is None):
-            raise ConfigError("store and run_id go together: give both or neither")
         check_limits(limits or {})
-        self._poll_interval = poll_interval
+        self._listening = Listening(poll_interval, rank_sync_steps, store, run_id)
         self._limits = dict(limits or {})
-        self._rank_sync_steps = rank_sync_steps
-        self._store_and_run = (store, run_id) if store is not None and run_id is not None else None
         self.batches: LiveBatches | None = None
         self._given = NOTHING_GIVEN
         self._trainer: Trainer | None = None
-        self._live: _Live | None = None
+        self._live: LiveTrainer | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -153,9 +138,9 @@ class LiveControl(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of this callback (transformers' `ExportableState`)."""
         args = {
-            "poll_interval": self._poll_interval,
+            "poll_interval": self._listening.poll_interval,
             "limits": self._limits,
-            "rank_sync_steps": self._rank_sync_steps,
+            "rank_sync_steps": self._listening.rank_sync_steps,
         }
         return {"args": args, "attributes": {"saved": self._live.saved() if self._live else {}}}
 
@@ -181,17 +166,7 @@ class LiveControl(TrainerCallback, ExportableState):
             return
         if self._live is not None:
             self._live.abandon()  # transformers began anew with a smaller batch (auto_find_batch_size)
-        store, run_id = self._store_and_run or (None, None)
-        self._live = _Live(
-            trainer,
-            store,
-            run_id,
-            self._poll_interval,
-            self._limits,
-            self.batches,
-            self._rank_sync_steps,
-            self._given,
-        )
+        self._live = LiveTrainer(trainer, self._listening, self._limits, self.batches, self._given)
         try:
             self._live.begin()
         except ConfigError as error:
@@ -237,165 +212,6 @@ class LiveControl(TrainerCallback, ExportableState):
             self._live.training.signals.raise_received()
 
 
-_DRIVEN = (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.DEEPSPEED)
-_NOT_DRIVEN = {
-    "deepspeed": "live control does not drive DeepSpeed's optimizer yet",
-    "layerwise": "a layer-wise optimizer has no parameter groups of its own",
-}
-
-
-class _Live:
-    """One training on one rank: its trainer, and what drives it.
-
-    Attributes:
-        training: The session with all around it, or what follows it on another rank.
-    """
-
-    training: LiveTraining | Following
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        store: RunStore | None,
-        run_id: str | None,
-        poll_interval: float,
-        limits: Limits,
-        batches: LiveBatches | None,
-        rank_sync_steps: int,
-        given: Given,
-    ) -> None:
-        self._trainer = trainer
-        self._given = given
-        self._batches = batches
-        self._launched: list[tuple[Tunable, Any]] = []
-        self._host = TrainerHost(trainer, batches)
-        self._schedule = self._lay_schedule()
-        if batches:
-            batches.begin(self._schedule)
-        elif saved_control(trainer.state).get("batches", {}).get("touched"):
-            raise ConfigError(
-                "the batches or steps of this checkpoint were changed while it trained: only attach(trainer) "
-                "goes on at the right sample, LiveControl alone in callbacks=[…] does not see the data"
-            )
-        agreement: Agreement | None = None
-        if trainer.args.world_size > 1:
-            agreement = Agreement(rank_sync_steps, trainer.args.ddp_timeout)
-            if trainer.args.process_index > 0:
-                self.training = Following(self._tunables(limits)[0], self._host, agreement)
-                return
-        if store is not None and run_id is not None:
-            target = Target(store, run_id)
-        else:
-            run = TrainingRun(trainer.callback_handler.callbacks, trainer.args.run_name)
-            target = Target(run.store, run.run_id, run)
-        try:
-            self.training = self._under_control(target, poll_interval, limits, agreement)
-        except ConfigError:
-            if target.run:
-                target.run.end("failed", reachable=True)
-            raise
-
-    def _tunables(self, limits: Limits) -> tuple[dict[str, Tunable], dict[str, str]]:
-        tunables, unsupported = build_tunables(self._trainee(), limits)
-        self._launched = [(tunable, tunable.capture()) for tunable in tunables.values()]
-        return tunables, unsupported
-
-    def _under_control(
-        self, target: Target, poll_interval: float, limits: Limits, agreement: Agreement | None
-    ) -> LiveTraining:
-        trainer = self._trainer
-        tunables, unsupported = self._tunables(limits)
-        commands = ["pause", "resume", "stop", "checkpoint", "evaluate", "rollback", "cancel"]
-        if not self._host.can_evaluate:
-            commands.remove("evaluate")
-            unsupported["evaluate"] = "there is no evaluation data"
-        if reason := self._host.no_rollback:
-            commands.remove("rollback")
-            unsupported["rollback"] = reason
-        return LiveTraining(
-            target,
-            poll_interval,
-            tunables=tunables,
-            unsupported=unsupported,
-            commands=tuple(commands),
-            host=self._host,
-            progress=self._progress,
-            method=type(trainer).__name__.removesuffix("Trainer").lower() or "trainer",
-            saves_on_signal=trainer.args.save_strategy != "no",
-            agreement=agreement,
-            given=self._given,
-        )
-
-    def _progress(self) -> Progress:
-        state = self._trainer.state
-        return Progress(state.global_step, state.max_steps, state.epoch or 0.0)
-
-    def begin(self) -> None:
-        """Brings the run's history into force, and starts to listen."""
-        self.training.begin(self._trainer.state.global_step, self._saved_before())
-
-    def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds of this training."""
-        batches = {"batches": self._batches.state()} if self._batches else {}
-        return {**self.training.saved(), **batches, "ranks": self._trainer.args.world_size}
-
-    def end(self, state: State, error: str | None = None) -> None:
-        """Answers what is open, delivers it, and gives everything back."""
-        self.training.end(state, error)
-        if self._schedule:
-            self._schedule.detach()
-
-    def abandon(self) -> None:
-        """Gives everything back without an end: another training takes over the run."""
-        self.training.abandon()
-        if self._schedule:
-            self._schedule.detach()
-
-    def give_back(self) -> None:
-        """Puts back everything that was changed while this training, which has ended, was running."""
-        for tunable, captured in self._launched:
-            tunable.restore(captured)
-        if self._batches:
-            self._batches.give_back()
-
-    def _saved_before(self) -> Mapping[str, Any]:
-        saved = saved_control(self._trainer.state)
-        if saved.get("step") != self._trainer.state.global_step:
-            return {}  # of no checkpoint, but of an earlier training of this very object; or of a follower
-        return saved
-
-    def _lay_schedule(self) -> LiveSchedule | None:
-        trainer = self._trainer
-        rates = [group.get("lr") for group in trainer.optimizer.param_groups]
-        if self._no_optimizer() or any(rate is None for rate in rates):
-            return None
-        total, warmup = (self._batches.schedule_total, self._batches.warmup) if self._batches else (0, 0)
-        return LiveSchedule(trainer.optimizer, trainer.lr_scheduler, total, warmup)
-
-    def _no_optimizer(self) -> str | None:
-        trainer = self._trainer
-        if trainer.is_deepspeed_enabled:
-            return _NOT_DRIVEN["deepspeed"]
-        plain = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-        return _NOT_DRIVEN["layerwise"] if isinstance(plain, LayerWiseDummyOptimizer) else None
-
-    def _trainee(self) -> Trainee:
-        trainer = self._trainer
-        names = set(trainer.get_decay_parameter_names(trainer.model))
-        meant = {id(p) for name, p in trainer.model.named_parameters() if name in names}
-        return Trainee(
-            args=trainer.args,
-            state=trainer.state,
-            optimizer=trainer.optimizer,
-            schedule=self._schedule,
-            decays=lambda parameter: id(parameter) in meant,
-            evaluates=self._host.can_evaluate,
-            no_optimizer=self._no_optimizer(),
-            trainer=trainer,
-            batches=self._batches,
-        )
-
-
 def _bound_control(trainer: Trainer, fallback: LiveControl) -> LiveControl:
     """The `LiveControl` that hears the trainer's exceptions; `fallback` becomes it if there is none."""
     bound: LiveControl = trainer.__dict__.setdefault("_ftlab_control", fallback)
@@ -415,15 +231,3 @@ def calling_trainer(callback: TrainerCallback) -> Trainer:
             return candidate
         frame = frame.f_back  # type: ignore[assignment]
     raise ConfigError(f"{type(callback).__name__} must be called by the Trainer that it was given to")
-
-
-def why_not_these_ranks(trainer: Trainer) -> str | None:
-    """Why a training on several ranks cannot be driven, or None."""
-    kind = trainer.accelerator.distributed_type
-    if not dist.is_gloo_available():
-        return "this torch has no gloo, over which the ranks agree"
-    if kind not in _DRIVEN:
-        return f"it is not known to work with {kind.value} on several ranks"
-    if trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1:
-        return "it is not known to work where ranks share one sample (tensor, context or sequence parallel)"
-    return None

@@ -46,11 +46,15 @@ class Clock:
     @property
     def time(self) -> float:
         """The schedule's time now."""
+        return self.at(self.count)
+
+    def at(self, count: int) -> float:
+        """The schedule's time after so many scheduler steps, which is now or later."""
         for (begin, from_time), (end, to_time) in pairwise(self.knots):
-            if self.count < end:
-                return from_time + (to_time - from_time) * (self.count - begin) / (end - begin)
+            if count < end:
+                return from_time + (to_time - from_time) * (count - begin) / (end - begin)
         end, to_time = self.knots[-1]
-        return to_time + (self.count - end)
+        return to_time + (count - end)
 
     def stretch(self, steps_left: int) -> None:
         """Spreads what is left of the schedule over `steps_left` steps."""

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import itertools
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,15 +21,13 @@ from ftlab_mlflow.training import early_stopping
 from ftlab_mlflow.training.early_stopping import EarlyStopping
 from ftlab_mlflow.training.fields import Field, field_named, fields_of, shown
 from ftlab_mlflow.training.methods import Method
+from ftlab_mlflow.training.options import ALIASES, read_options
 
 if TYPE_CHECKING:
     from ftlab_mlflow.training.resuming import Resumption
 
 Resume = Callable[[Settings, Mapping[str, Any]], "Resumption"]
 """Finds the run that goes on, from the settings and what else was given."""
-
-ALIASES = {"model": "model_name_or_path", "data": "dataset_name"}
-"""Shorter names on the command line (and in a file)."""
 
 DEMO = "demo"
 """The model and the data that need no network."""
@@ -56,8 +53,6 @@ A method takes those that it has, and has its own besides (`Method.demo_defaults
 
 DEMO_REWARD = "ftlab_mlflow.training.demo_sums:sum_reward"
 """The reward function for the demo's prompts."""
-
-_SECTIONS = ("env", "live")
 
 
 @dataclass(frozen=True)
@@ -151,7 +146,7 @@ def config_of(
         EarlyStopping,
     )
     known = fields_of(types)
-    words = _read_options(options, known)
+    words = read_options(options, known)
     own = {name: words.pop(name) for name in list(words) if name in Settings.model_fields}
     settings = Settings.resolve(_parsed(own), live, str(path))
     resumed = resume(settings, {**file, **words}) if resume else None
@@ -226,42 +221,6 @@ def _apply_environment(section: Any, path: str | None) -> None:
         if isinstance(value, dict | list) or not str(name) or "=" in str(name):
             raise ConfigError(f"{path}: env.{name} must be one plain value, got {shown(value)}")
         os.environ[str(name)] = str(value)
-
-
-def _read_options(words: Sequence[str], known: Mapping[str, Field]) -> dict[str, Any]:
-    """Options by key: text, a list of texts where a field takes several, or a flag's true or false."""
-    settings = {name: Field(name, str, ()) for name in Settings.model_fields}
-    allowed = {**known, **settings, **{short: known[name] for short, name in ALIASES.items()}}
-    options: dict[str, Any] = {}
-    left = list(words)
-    while left:
-        word = left.pop(0)
-        if not word.startswith("--") or word == "--":
-            raise ConfigError(f"{shown(word)} belongs to no option; options are --key value")
-        written, equals, inline = word[2:].partition("=")
-        key = written.replace("-", "_")
-        if key not in allowed and key.removeprefix("no_") in allowed and allowed[key[3:]].is_flag:
-            options[key[3:]] = False
-            continue
-        field = field_named(allowed, key, f"--{written}")
-        values = [inline] if equals else []
-        while not equals and left and not left[0].startswith("--"):
-            values.append(left.pop(0))
-        options[key] = _option_value(field, values, written)
-    return options
-
-
-def _option_value(field: Field, values: list[str], written: str) -> Any:
-    if field.is_nested:
-        raise ConfigError(f"--{written} can only be given in the config file")
-    if field.is_list and not (len(values) == 1 and str in field.members):
-        # `mlflow run -P` gives several values as one word.
-        return [part for value in values for part in re.split(r"[\s,]+", value) if part] or ""
-    if len(values) > 1:
-        raise ConfigError(f"--{written} takes one value; {shown(values[1])} belongs to no option")
-    if not values and not field.is_flag:
-        raise ConfigError(f"--{written} needs a value")
-    return values[0] if values else True
 
 
 def _parsed(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,7 +343,9 @@ def _build(dataclass_type: Any, values: Mapping[str, Any], path: str | None) -> 
     try:
         with _expected_warnings_off():
             return dataclass_type(**own)
-    except (ValueError, TypeError, KeyError, ImportError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, ImportError, OSError, NotImplementedError) as error:
+        # A value; a key inside of a mapping (accelerator_config); a package that it needs (deepspeed); a file
+        # that it names; a GPU on which accelerate wants two environment variables.
         text = first_words(error)
         raise ConfigError(f"{path}: {text}" if path else text) from error
 

@@ -22,7 +22,7 @@ from ftlab_mlflow.control.messages import Update
 from ftlab_mlflow.control.store import Point, RunStatus, RunStore
 from ftlab_mlflow.control.surface import Param
 from ftlab_mlflow.control.wire import new_id, utc_now
-from ftlab_mlflow.errors import StoreError, StoreUnavailable
+from ftlab_mlflow.errors import NotPermitted, StoreError, StoreUnavailable
 
 logger = logging.getLogger("ftlab_mlflow")
 
@@ -222,7 +222,7 @@ class Listener:
             written, points, count = self._batch() if together else (*self._posts[0], 1)
             try:
                 self._store.write(self._run_id, written, points)
-            except StoreUnavailable:
+            except (StoreUnavailable, NotPermitted):  # a permission, too, can come back
                 raise
             except StoreError as error:
                 if count > 1:

@@ -13,16 +13,17 @@ import torch.distributed as dist
 from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.store import RunStore
 from ftlab_mlflow.control.surface import Surface
-from ftlab_mlflow.control.wire import is_finite, shown
+from ftlab_mlflow.control.wire import shown
 from ftlab_mlflow.errors import ConfigError, MessageError
+from ftlab_mlflow.training.follower import Follower
 from ftlab_mlflow.training.loop_schedule import lay_schedule, plain_optimizer, plain_scheduler
 from ftlab_mlflow.training.mlflow_run import TrainingRun
 from ftlab_mlflow.training.own_values import LiveValue, T, own_tunable
-from ftlab_mlflow.training.ranks import Agreement, Following
+from ftlab_mlflow.training.ranks import Agreement
 from ftlab_mlflow.training.schedule import LiveSchedule
 from ftlab_mlflow.training.tunable import Trainee, Tunable
 from ftlab_mlflow.training.tunables import TABLE, Limits, build_tunables, check_limits
-from ftlab_mlflow.training.wiring import LiveTraining, Progress, Target, ended_by
+from ftlab_mlflow.training.wiring import Listening, LiveTraining, Progress, ended_by
 
 LOOP_TABLE = {
     name: TABLE[name]
@@ -76,7 +77,7 @@ class LiveLoop:
         optimizer: A torch optimizer, also as ``accelerate`` or Fabric prepared it.
         scheduler: A torch scheduler of this optimizer. None if the rate is constant, or if the loop writes
             it into the optimizer's groups itself.
-        max_steps: Optimizer steps that the loop will take in all; only shown.
+        max_steps: Optimizer steps that the loop will take in all; only shown, with the rates until then.
         evaluate, checkpoint: Called at a step boundary, on request. A stop, Ctrl-C and SIGTERM write a
             checkpoint before the loop ends.
         method: What the status calls this training.
@@ -111,12 +112,7 @@ class LiveLoop:
     ) -> None:
         if type(max_steps) is not int or max_steps < 1:
             raise ConfigError(f"max_steps must be a whole number from 1, got {shown(max_steps)}")
-        if not is_finite(poll_interval) or poll_interval <= 0:
-            raise ConfigError(f"poll_interval must be seconds above 0, got {poll_interval!r}")
-        if type(rank_sync_steps) is not int or rank_sync_steps < 1:
-            raise ConfigError(f"rank_sync_steps must be a whole number from 1, got {rank_sync_steps!r}")
-        if (store is None) != (run_id is None):
-            raise ConfigError("store and run_id go together: give both or neither")
+        self._listening = Listening(poll_interval, rank_sync_steps, store, run_id)
         check_limits(limits or {}, LOOP_TABLE)
         self._optimizer = plain_optimizer(optimizer)
         self._scheduler = plain_scheduler(scheduler, self._optimizer)
@@ -125,13 +121,10 @@ class LiveLoop:
         self._method = method
         self._run_name = run_name
         self._limits = dict(limits or {})
-        self._poll_interval = poll_interval
-        self._rank_sync_steps = rank_sync_steps
-        self._store_and_run = (store, run_id) if store is not None and run_id is not None else None
         self._own: dict[str, Tunable] = {}
         self._saved: Mapping[str, Any] = {}
         self._steps_done = self._served = 0
-        self._live: LiveTraining | Following | None = None
+        self._live: LiveTraining | Follower | None = None
         self._schedule: LiveSchedule | None = None
         self._counter: torch.utils.hooks.RemovableHandle | None = None
         self.epoch = 0.0
@@ -294,16 +287,17 @@ class LiveLoop:
         if self._live is not None:
             raise ConfigError(f"the loop has begun: too late to {what}")
 
-    def _under_control(self) -> LiveTraining | Following:
+    def _under_control(self) -> LiveTraining | Follower:
         tunables, commands, unsupported = self._offer()
         agreement = None
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            agreement = Agreement(self._rank_sync_steps, _RANK_TIMEOUT_S)
+            agreement = Agreement(self._listening.rank_sync_steps, _RANK_TIMEOUT_S)
             if dist.get_rank() > 0:
-                return Following(tunables, self._host, agreement)
+                return Follower(tunables, self._host, agreement)
+        target = self._listening.target(lambda: TrainingRun([], self._run_name, self._saved.get("run_id")))
         return LiveTraining(
-            self._target(),
-            self._poll_interval,
+            target,
+            self._listening.poll_interval,
             tunables=tunables,
             unsupported=unsupported,
             commands=commands,
@@ -323,6 +317,7 @@ class LiveLoop:
             schedule=self._schedule,
             decays=lambda parameter: parameter.ndim >= 2,  # biases and norms are vectors
             evaluates=False,
+            steps=lambda: (self._steps_done, self._max_steps),
         )
         built, unsupported = build_tunables(trainee, self._limits, LOOP_TABLE)
         commands = ["pause", "resume", "stop", "cancel"]
@@ -338,12 +333,6 @@ class LiveLoop:
             raise ConfigError(f"too many tunables or choices for one tag: {error}") from error
         return tunables, tuple(commands), unsupported
 
-    def _target(self) -> Target:
-        if self._store_and_run:
-            return Target(*self._store_and_run)
-        run = TrainingRun([], self._run_name, self._saved.get("run_id"))
-        return Target(run.store, run.run_id, run)
-
     def _optimizer_stepped(self, *_: object) -> None:
         self._steps_done += 1
 
@@ -356,6 +345,8 @@ class LiveLoop:
 
 class _LoopHost:
     """What a session asks of a loop, done by the functions that the loop was given."""
+
+    rollback: None = None
 
     def __init__(self, functions: Mapping[str, Callable[[], Any] | None]) -> None:
         self._functions = functions
@@ -375,9 +366,6 @@ class _LoopHost:
 
     def evaluate(self) -> Mapping[str, float]:
         return {name: float(value) for name, value in self._do("evaluate").items()}
-
-    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
-        raise NotImplementedError("a loop takes no rollback")
 
     def stop(self) -> None:
         self.should_stop = True

@@ -8,8 +8,13 @@ from typing import Any
 
 import torch
 
+from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.training.schedule import LiveSchedule
+
+
+_SOME_STEPS = 10
+"""Fewer could be those around the end of an epoch, at which a loop may step its scheduler."""
 
 
 def plain_optimizer(optimizer: Any) -> torch.optim.Optimizer:
@@ -38,7 +43,31 @@ def lay_schedule(optimizer: torch.optim.Optimizer, scheduler: Any) -> LiveSchedu
     """The live rate of a plain optimizer; None if it sets its rate by itself."""
     if any(group.get("lr") is None for group in optimizer.param_groups):
         return None
-    return _HandSchedule(optimizer) if scheduler is None else LiveSchedule(optimizer, scheduler)
+    return _HandSchedule(optimizer) if scheduler is None else _LoopSchedule(optimizer, scheduler)
+
+
+class _LoopSchedule(LiveSchedule):
+    """The live rate over a scheduler that a loop steps when it likes: at every step, or at every epoch."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        super().__init__(optimizer, scheduler)
+        self._unforeseen = "the loop has not stepped its scheduler yet"
+        self._counted_from: tuple[int, int] | None = None
+        self._enough = 1
+
+    def plan(self, step: int, end: int) -> Plan:
+        self._compare(step, self._scheduler_time)
+        return self.unplanned(step, end, self._unforeseen) if self._unforeseen else super().plan(step, end)
+
+    def _compare(self, step: int, time: int) -> None:
+        """Whether the scheduler goes with the optimizer: from the beginning, then over some steps each."""
+        before, before_time = self._counted_from = self._counted_from or (step, time)
+        steps, times = step - before, time - before_time
+        if steps >= self._enough:
+            slow_or_fast = f"the loop stepped its scheduler {times} times in {steps} steps"
+            self._unforeseen = "" if times == steps else slow_or_fast
+        if steps >= _SOME_STEPS:
+            self._counted_from, self._enough = (step, time), _SOME_STEPS
 
 
 class _NoScheduler:
@@ -61,6 +90,9 @@ class _HandSchedule(LiveSchedule):
     def detach(self) -> None:
         self._before_optimizer.remove()
         super().detach()
+
+    def plan(self, step: int, end: int) -> Plan:
+        return self.unplanned(step, end, "the loop has no scheduler: it may set the rate itself")
 
     def _follow(self, *_: object) -> None:
         """A rate that is not the one last brought into force is the loop's own: its schedule has moved."""

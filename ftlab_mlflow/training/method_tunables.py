@@ -79,7 +79,6 @@ def _number(
             completions made before is then dropped, so that the next step makes new ones of the same prompts.
     """
 
-    # `tunables` has this module's table in its own.
     def read() -> Any:
         value = _get(places[0])
         return none_is if value is None else value

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _DEMO = "ftlab_mlflow.training."
+_PREFERENCES = _DEMO + "demo_sums:preferences"
 _PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 
 
@@ -18,7 +19,8 @@ class Method:
 
     Attributes:
         name: As in ``ftlab train <name>``. help: One sentence for a person.
-        trainer, config, script: TRL's classes: the trainer, its arguments, those of TRL's script around it.
+        trl: What TRL's classes of it begin with: ``trl:SFT`` is for ``SFTTrainer`` and ``SFTConfig``.
+        script: TRL's arguments of its script around the trainer.
         columns: What a dataset must have: all columns of one of these groups. ``{text}`` is the column
             that ``dataset_text_field`` names.
         demo: A function that returns the training and the test samples of its demo.
@@ -29,8 +31,7 @@ class Method:
 
     name: str
     help: str
-    trainer: str
-    config: str
+    trl: str
     columns: tuple[tuple[str, ...], ...]
     demo: str
     script: str = "trl:ScriptArguments"
@@ -40,11 +41,11 @@ class Method:
 
     def trainer_class(self) -> Any:
         """TRL's trainer class. Imports TRL."""
-        return _load(self.trainer)
+        return _load(self.trl + "Trainer")
 
     def config_class(self) -> Any:
         """TRL's dataclass of training arguments. Imports TRL."""
-        return _load(self.config)
+        return _load(self.trl + "Config")
 
     def script_class(self) -> Any:
         """TRL's dataclass of what its script takes besides: data, reward functions. Imports TRL."""
@@ -71,14 +72,27 @@ _REWARDED_DEMO: Mapping[str, Any] = {
 }
 """Many short answers: a model that knows nothing is rarely rewarded."""
 
+
+def _rewarded(name: str, help: str, demo_defaults: Mapping[str, Any] | None = None) -> Method:
+    return Method(
+        name=name,
+        help=help,
+        trl=f"trl:{name.upper()}",
+        script=f"trl.scripts.{name}:{name.upper()}ScriptArguments",
+        columns=(("prompt",),),
+        demo=_DEMO + "demo_sums:prompts",
+        demo_defaults={**_REWARDED_DEMO, **(demo_defaults or {})},
+        is_rewarded=True,
+    )
+
+
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
         Method(
             name="sft",
             help="Supervised fine-tuning: the model learns to write the completions it is shown.",
-            trainer="trl:SFTTrainer",
-            config="trl:SFTConfig",
+            trl="trl:SFT",
             # `conversations` is the older name of `messages`; `input_ids` is data that is tokenized already.
             columns=(
                 ("messages",),
@@ -92,58 +106,41 @@ METHODS: Mapping[str, Method] = {
         Method(
             name="dpo",
             help="Direct preference optimization: from pairs of a better and a worse answer.",
-            trainer="trl:DPOTrainer",
-            config="trl:DPOConfig",
+            trl="trl:DPO",
             columns=_PAIRS,
-            demo=_DEMO + "demo_sums:preferences",
+            demo=_PREFERENCES,
         ),
         Method(
             name="orpo",
             help="Odds-ratio preference optimization: pairs as for dpo, without a reference model.",
-            trainer="trl.experimental.orpo:ORPOTrainer",
-            config="trl.experimental.orpo:ORPOConfig",
+            trl="trl.experimental.orpo:ORPO",
             columns=_PAIRS,
-            demo=_DEMO + "demo_sums:preferences",
+            demo=_PREFERENCES,
         ),
         Method(
             name="kto",
             help="Kahneman-Tversky optimization: from single answers that are good or bad.",
-            trainer="trl:KTOTrainer",
-            config="trl:KTOConfig",
+            trl="trl:KTO",
             columns=(("prompt", "completion", "label"), *_PAIRS),
             demo=_DEMO + "demo_sums:verdicts",
         ),
         Method(
             name="reward",
             help="A reward model: it learns to tell the better answer; grpo and rloo train against it.",
-            trainer="trl:RewardTrainer",
-            config="trl:RewardConfig",
+            trl="trl:Reward",
             columns=(*_PAIRS, ("chosen_ids", "rejected_ids")),
-            demo=_DEMO + "demo_sums:preferences",
+            demo=_PREFERENCES,
             defaults={"lora_task_type": "SEQ_CLS"},
         ),
-        Method(
-            name="grpo",
-            help="Group relative policy optimization: the model's own answers, rewarded, compared in groups.",
-            trainer="trl:GRPOTrainer",
-            config="trl:GRPOConfig",
-            script="trl.scripts.grpo:GRPOScriptArguments",
-            columns=(("prompt",),),
-            demo=_DEMO + "demo_sums:prompts",
-            demo_defaults=_REWARDED_DEMO,
-            is_rewarded=True,
+        _rewarded(
+            "grpo",
+            "Group relative policy optimization: the model's own answers, rewarded, compared in groups.",
         ),
-        Method(
-            name="rloo",
-            help="REINFORCE leave-one-out: the model's own answers, rewarded, each against the others' mean.",
-            trainer="trl:RLOOTrainer",
-            config="trl:RLOOConfig",
-            script="trl.scripts.rloo:RLOOScriptArguments",
-            columns=(("prompt",),),
-            demo=_DEMO + "demo_sums:prompts",
+        _rewarded(
+            "rloo",
+            "REINFORCE leave-one-out: the model's own answers, rewarded, each against the others' mean.",
             # As GRPO has them by default; its first rewards are too small for TRL's defaults of RLOO.
-            demo_defaults={**_REWARDED_DEMO, "beta": 0.0, "normalize_advantages": True},
-            is_rewarded=True,
+            {"beta": 0.0, "normalize_advantages": True},
         ),
     )
 }

@@ -1,29 +1,25 @@
-"""Several ranks, one training: the leader decides, and every rank does the same at the same step.
+"""Several ranks, one training: how they meet, and do the same at the same step because the leader says so.
 
-All ranks meet at steps that the leader names: one all-reduce of three numbers each time, nothing in between.
+They meet at steps that the leader names: one all-reduce of three numbers each time, nothing in between.
 At a meeting the leader may have the others do what it does itself, as often as it likes, before all go on.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from ftlab_mlflow.control.messages import State
-from ftlab_mlflow.errors import ConfigError, RankError, RanksDiverged, RanksLost
-from ftlab_mlflow.training.session import Host, Session
+from ftlab_mlflow.errors import RankError, RanksDiverged, RanksLost
+from ftlab_mlflow.training.host import Host, WentBack
 from ftlab_mlflow.training.signals import StopSignals
 from ftlab_mlflow.training.tunable import Tunable
 from ftlab_mlflow.training.values import error_text
@@ -101,7 +97,8 @@ class Hand:
         self._host.stop()
         self.stopped = True
 
-    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+    def rollback(self, checkpoint: str | None) -> WentBack:
+        assert self._host.rollback is not None, "rollback is not offered"
         return self._host.rollback(checkpoint)
 
     def refuse(self, reason: str) -> None:
@@ -243,163 +240,6 @@ class Ranks:
             self._lost = f"the ranks cannot be reached any more: {error}"
             self._signals.remove()  # nothing would be done about one
             raise RanksLost(self._lost) from error
-
-
-class EveryHost:
-    """The hosts of all ranks, as one. For the leader."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
-
-    def checkpoint(self) -> str:
-        """All ranks write their part; if one cannot, there is no checkpoint."""
-        try:
-            path: str = self._ranks.call("checkpoint")
-        except RankError:
-            self._ranks.call("discard")
-            raise
-        return path
-
-    def evaluate(self) -> Mapping[str, float]:
-        """Evaluates on all ranks; the leader's metrics are those of all."""
-        metrics: Mapping[str, float] = self._ranks.call("evaluate")
-        return metrics
-
-    def stop(self) -> None:
-        """Makes this boundary the last one on all ranks."""
-        self._ranks.call("stop")
-
-    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
-        """All ranks go back to the same checkpoint."""
-        where: tuple[str, Mapping[str, Any], int] = self._ranks.call("rollback", checkpoint)
-        return where
-
-
-def on_every_rank(tunables: Mapping[str, Tunable], ranks: Ranks) -> dict[str, Tunable]:
-    """Tunables that change all ranks, and are read on the leader."""
-    return {
-        name: replace(
-            tunable,
-            capture=partial(ranks.call, "capture", name),
-            restore=lambda _, name=name: ranks.call("restore", name),  # type: ignore[misc]
-            apply=partial(ranks.call, "apply", name),
-            load=partial(ranks.call, "load", name),
-        )
-        for name, tunable in tunables.items()
-    }
-
-
-class Leader:
-    """A session that all ranks take part in.
-
-    Args:
-        sync_steps: Steps between two meetings at most.
-        latency_s: Seconds between two meetings, as long as that is more than one step.
-    """
-
-    def __init__(self, session: Session, ranks: Ranks, sync_steps: int, latency_s: float) -> None:
-        self._session = session
-        self._ranks = ranks
-        self._sync_steps = sync_steps
-        self._latency_s = latency_s
-        self._meet_at = 0
-        self._is_alone = False
-        self._left = (0, 0.0)  # step and time of the last meeting's end
-        self._stride = 1
-
-    def boundary(self, step: int) -> None:
-        """An optimizer step is done. At most steps that is all."""
-        self._session.step = step  # a checkpoint between two meetings holds it
-        if self._is_alone:
-            self._session.boundary(step)
-        elif step >= self._meet_at:
-            done, took_s = step - self._left[0], time.monotonic() - self._left[1]
-            self._stride = max(1, min(self._sync_steps, int(self._latency_s * done / max(took_s, 1e-6))))
-            with self.meeting():
-                self._session.boundary(step)
-
-    @contextmanager
-    def meeting(self) -> Iterator[None]:
-        """All ranks do what the leader does, until its end."""
-        try:
-            yield
-        finally:
-            session = self._session
-            due = max(session.next_step, session.step + 1)
-            self._meet_at = int(min(session.step + self._stride, due))
-            self._left = (session.step, time.monotonic())
-            try:
-                self._ranks.go_on(self._meet_at)
-            except RanksLost as error:
-                self._is_alone = True
-                self._session.withdraw(str(error))
-                raise
-
-
-class Following:
-    """One training on a rank that does what the leader says: no store, no thread, no MLflow run.
-
-    Attributes:
-        state: Of the training; a follower does not know of pauses. paused_s: Always 0.
-        signals: Of this rank. is_open: Whether the training has not ended.
-    """
-
-    run_id: None = None
-    paused_s = 0.0
-
-    def __init__(self, tunables: Mapping[str, Tunable], host: Host, agreement: Agreement) -> None:
-        self.state: State = "starting"
-        self.signals = StopSignals(lambda: None)  # the leader hears of it at the next meeting
-        self.is_open = True
-        self._hand = Hand(tunables, host)
-        self._ranks = Ranks(self._hand, self.signals, agreement.timeout_s)
-        self._meet_at: float = 0
-
-    def begin(self, step: int, saved: Mapping[str, Any]) -> None:
-        """Brings into force what the leader finds in its checkpoint and in the run's history.
-
-        Raises:
-            ConfigError: As on the leader.
-        """
-        self.signals.install()
-        self.boundary(step)
-        if self._hand.refused:
-            raise ConfigError(self._hand.refused)
-
-    def running(self) -> None:
-        """A step begins."""
-        if self.state == "starting":
-            self.state = "running"
-
-    def boundary(self, step: int) -> None:
-        """An optimizer step is done. At most steps that is all.
-
-        Raises:
-            RanksDiverged: The training cannot go on.
-        """
-        if step >= self._meet_at:
-            try:
-                self._meet_at = self._ranks.follow()
-            except RanksLost as error:
-                self._meet_at = math.inf
-                logger.error("Live control is off on rank %d; training goes on: %s", dist.get_rank(), error)
-            if self._hand.stopped:
-                self.state = "stopping"
-
-    def saved(self) -> dict[str, Any]:
-        """Nothing: the leader writes the checkpoint's state."""
-        return {}
-
-    def end(self, state: State, error: str | None = None) -> None:
-        """The training has ended."""
-        self.state = state
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Gives everything back."""
-        self.is_open = False
-        self.signals.remove()
-        self._ranks.close()
 
 
 @contextmanager

@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.training.clock import Clock
+from ftlab_mlflow.training.plan import Unforeseen, formula, read_ahead
 
 
 @dataclass
@@ -152,6 +154,30 @@ class LiveSchedule:
         self._clock = Clock.load(clock_state) if clock_state else None
         self._overlay = None
 
+    def plan(self, step: int, end: int) -> Plan:
+        """What the rate will be. It is read from the scheduler's formula and changes nothing.
+
+        Args:
+            step: Optimizer steps done. end: The step that training ends with. The scheduler steps once for
+                each step.
+        """
+        try:
+            ahead, rates = read_ahead(self._ahead(), max(0, end - step), max(0, self.warmup_left))
+        except Unforeseen as why:
+            return self.unplanned(step, end, str(why))
+        except Exception as error:  # whatever a formula raises for a later step, training goes on
+            why_not = f"the schedule's formula cannot be read ahead: {type(error).__name__}: {error}"
+            return self.unplanned(step, end, why_not)
+        steps = tuple(step + i for i in ahead)
+        if self._overlay is None or self._overlay.ratios:
+            return Plan(steps, rates)
+        return Plan(steps, rates, self._overlay.value, self._overlay.peak)
+
+    @staticmethod
+    def unplanned(step: int, end: int, reason: str) -> Plan:
+        """A plan that says why there is none."""
+        return Plan((step, end) if end > step else (step,), reason=reason)
+
     def detach(self) -> None:
         """Gives the scheduler its own class back; the rates in force stay where they are."""
         self._scheduler.__class__ = self._plain_class
@@ -196,6 +222,27 @@ class LiveSchedule:
             formulas = zip(self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True)
             coming = [base * formula(ahead) for base, formula in formulas]
             self._set_rates([a + (b - a) * share for a, b in zip(self._rates(), coming, strict=True)])
+
+    def _ahead(self) -> Callable[[int], float]:
+        """The untouched rate of the largest group so many scheduler steps from now."""
+        rates, clock, done = formula(self._scheduler, self._plain_class), self._clock, self._scheduler_time
+        is_read_between = self._plain_class is LambdaLR
+
+        def natural(ahead: int) -> float:
+            if clock is None:
+                return float(max(rates(done + ahead)))
+            time = clock.at(clock.count + ahead)
+            whole = math.floor(time + 1e-9)
+            share = time - whole
+            if not is_read_between or share <= 1e-9:
+                return float(max(rates(whole)))
+            pairs = zip(rates(whole), rates(whole + 1), strict=True)
+            return max(a + (b - a) * share for a, b in pairs)
+
+        now = max(self._natural())
+        if not math.isclose(natural(0), now, rel_tol=1e-4, abs_tol=1e-9 * self.launch_rate):
+            raise Unforeseen("the rate in force is not the one that the scheduler's formula gives")
+        return natural
 
     def _running_clock(self, left: int) -> Clock:
         if self._clock is None:

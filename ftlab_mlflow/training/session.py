@@ -13,17 +13,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger
-from ftlab_mlflow.control.messages import FINAL_STATES, Ack, Code, State, Update
-from ftlab_mlflow.control.store import Point
+from ftlab_mlflow.control.messages import FINAL_STATES, AckStatus, Code, State, Update
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import format_time, new_id, one_line, shown, shown_value, utc_now
 from ftlab_mlflow.errors import describe
+from ftlab_mlflow.training.answers import Answers, Outbox
+from ftlab_mlflow.training.host import Host
 from ftlab_mlflow.training.tunable import Tunable
 from ftlab_mlflow.training.values import Values, error_text
 
@@ -31,34 +32,6 @@ logger = logging.getLogger("ftlab_mlflow")
 
 _WAIT_S = 0.2
 """Longest sleep of a paused training before it looks for a signal."""
-
-
-class Host(Protocol):
-    """What a session asks of the training loop it lives in. Called in the training thread, at a boundary."""
-
-    def checkpoint(self) -> str:
-        """Writes a checkpoint and returns its path."""
-
-    def evaluate(self) -> Mapping[str, float]:
-        """Evaluates and returns the metrics."""
-
-    def stop(self) -> None:
-        """Makes the boundary now the last one."""
-
-    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
-        """Goes back to a checkpoint of this run, by its directory's name; None is the last one.
-
-        Returns:
-            Its path, what it holds of the session (`Session.saved_state`), the optimizer steps done now.
-            If it raises, nothing has changed.
-        """
-
-
-class Outbox(Protocol):
-    """Where a session leaves what is to be written. Never blocks."""
-
-    def post(self, tags: Mapping[str, str], points: Iterable[Point] = ()) -> None:
-        """Leaves tags and metric values that are written together, after all that was left before."""
 
 
 class Given(NamedTuple):
@@ -124,9 +97,7 @@ class Session:
         self._withdrawn: str | None = None
         self._inbox: deque[Callable[[], None]] = deque()
         self._waiting: list[Entry] = []
-        self._unconfirmed: dict[str, Ack] = {}
-        self._answered: set[str] = set()
-        self._last_ack_at = self._checkpoint_ack_at = datetime.min.replace(tzinfo=UTC)
+        self._answers = Answers(id, outbox, self._values.points, self._shown)
         self._stop: _Stop | None = None
         self._interrupt: Callable[[], None] | None = None
         # Set by other threads and signal handlers, looked at by the training thread at every step.
@@ -139,26 +110,30 @@ class Session:
     def deliver(self, entries: Iterable[Entry], *, sent_before: bool) -> None:
         """Brings pending requests, in order. `sent_before`: they were there when this session began."""
         self._inbox.extend(partial(self._admit, entry, sent_before) for entry in entries)
-        self._attention = True
-        self._wake.set()
+        self._call_attention()
 
     def deliver_history(self, ledger: Ledger) -> None:
         """Brings the run's history late, when the tracking store did not answer at the beginning."""
         self._inbox.append(partial(self._replay, ledger))
-        self._attention = True
-        self._wake.set()
+        self._call_attention()
 
     def refresh_surface(self) -> None:
         """Asks the training thread to post the surface, because a schedule may have moved a value."""
         self._surface_due = True
-        self._attention = True
-        self._wake.set()
+        self._call_attention()
 
     def look_at_expiry(self, now: datetime) -> None:
         """Asks the training thread to answer waiting requests whose time is over."""
         if any(_is_expired(entry, now) for entry in tuple(self._waiting)):
-            self._attention = True
-            self._wake.set()
+            self._call_attention()
+
+    def confirmed(self, keys: Iterable[str]) -> None:
+        """These tags are written: answers among them need not ride in checkpoints."""
+        self._answers.confirmed(keys)
+
+    def _call_attention(self) -> None:
+        self._attention = True
+        self._wake.set()
 
     # --- called in the training thread -----------------------------------------------------------
 
@@ -177,11 +152,7 @@ class Session:
         """
         self.step = step
         self._values.load(saved)
-        if "last_ack_at" in saved:
-            self._last_ack_at = datetime.fromisoformat(saved["last_ack_at"])
-        self._checkpoint_ack_at = self._last_ack_at
-        self._unconfirmed = {k: Ack.decode(v) for k, v in saved.get("unconfirmed", {}).items()}
-        self._answered = set(self._unconfirmed)
+        self._answers.load(saved)
         if ledger is not None:
             self._replay(ledger)
         self.post_surface()
@@ -202,7 +173,7 @@ class Session:
             if given.must_fit:
                 errors |= self._transact(entry, update)
             else:
-                self._execute(entry.id, update)
+                self._execute(entry, update)
         return describe(errors) if errors else None
 
     def running(self) -> None:
@@ -213,17 +184,10 @@ class Session:
 
     def _replay(self, ledger: Ledger) -> None:
         """Applies again, in the same order, what was applied later than the checkpoint knows."""
-        answered = {entry.id for entry in ledger.entries if entry.answered}
-        for request_id, ack in list(self._unconfirmed.items()):
-            if request_id in answered:
-                del self._unconfirmed[request_id]
-            else:
-                self._outbox.post({tags.ACK_PREFIX + request_id: ack.encode()}, self._points(ack))
-        if ledger.last_ack_at:
-            self._last_ack_at = max(self._last_ack_at, ledger.last_ack_at)
+        self._answers.follow(ledger)
         if self.state in FINAL_STATES:
             return  # the history came so late that there is no training left to change
-        for update, ack in ledger.applied_sets(after=self._checkpoint_ack_at):
+        for update, ack in ledger.applied_sets(after=self._answers.known_at):
             asked = update.set or {}
             values = {name: value for name, value in asked.items() if self._values.can_have(name, value)}
             if lost := ", ".join(map(one_line, sorted(set(asked) - set(values)))):
@@ -256,23 +220,13 @@ class Session:
 
     def saved_state(self) -> dict[str, Any]:
         """What a checkpoint must hold of this session, as JSON values."""
-        return {
-            "step": self.step,
-            **self._values.saved(),
-            "last_ack_at": self._last_ack_at.isoformat(),
-            "unconfirmed": {k: ack.encode() for k, ack in self._unconfirmed.copy().items()},
-        }
-
-    def confirmed(self, keys: Iterable[str]) -> None:
-        """The listener has written these tags: answers among them need not ride in checkpoints."""
-        for key in keys:
-            self._unconfirmed.pop(key.removeprefix(tags.ACK_PREFIX), None)
+        return {"step": self.step, **self._values.saved(), **self._answers.saved()}
 
     def end(self, state: State) -> None:
         """The training has ended; everything that is still open gets its answer."""
         self.state = state
         if self._stop is not None:
-            self._answer(self._stop.request_id, self._ack("applied", result=self._stop.result))
+            self._answer(self._stop.request_id, "applied", result=self._stop.result)
             self._stop = None
         self.answer_rest()
         self.post_surface()
@@ -310,7 +264,7 @@ class Session:
                 )
             elif self.step >= (update.at_step or 0) and self._stop is None:
                 self._waiting.remove(entry)
-                self._execute(entry.id, update)
+                self._execute(entry, update)
         self.next_step = min((e.update.at_step or 0 for e in self._waiting if e.update), default=math.inf)
         if self._interrupt:
             then, self._interrupt = self._interrupt, None
@@ -319,7 +273,7 @@ class Session:
     def _admit(self, entry: Entry, sent_before: bool) -> None:
         """Refuses at once what can never be applied; the rest waits for its boundary."""
         update = entry.update
-        if entry.id in self._answered:
+        if self._answers.has(entry.id):
             return  # by the session before, which the checkpoint remembers: the answer is on its way
         if entry.error is not None:
             code: Any = entry.error.code
@@ -339,10 +293,8 @@ class Session:
             return "out_of_bounds", errors
         return problem
 
-    def _execute(self, request_id: str, update: Update) -> None:
-        problem = self._problems(update)
-        entry = Entry(request_id, update)
-        if problem:
+    def _execute(self, entry: Entry, update: Update) -> None:
+        if problem := self._problems(update):
             self._reject(entry, *problem)
         elif update.set is not None:
             self._transact(entry, update)
@@ -354,8 +306,7 @@ class Session:
         if error:
             self._reject(entry, "failed", error)
             return error
-        ack = self._ack("applied", changes=changes)
-        self._answer(entry.id, ack, self._points(ack))
+        self._answer(entry.id, "applied", changes=changes)
         who = one_line(": ".join(text for text in (update.by, update.reason) if text))
         for name, (old, new) in changes.items():
             logger.info(
@@ -363,15 +314,6 @@ class Session:
                 name, shown_value(old), shown_value(new), self.step, f" ({who})" if who else "",
             )  # fmt: skip
         return {}
-
-    def _points(self, ack: Ack) -> list[Point]:
-        """The metrics ``live/<parameter>`` that are written with an answer, also when it is written late."""
-        at = int(ack.at.timestamp() * 1000)
-        return [
-            Point(tags.LIVE_METRIC_PREFIX + name, self._values.as_metric(name, new), ack.step, at)
-            for name, (_, new) in ack.changes.items()
-            if self._values.can_have(name, new)
-        ]
 
     def _command(self, entry: Entry, update: Update) -> None:
         command = update.command
@@ -397,11 +339,12 @@ class Session:
             logger.exception("%s failed; training goes on", command)
             self._reject(entry, "failed", {"command": error_text(error)})
             return
-        self._answer(entry.id, self._ack("applied", result=result))
+        self._answer(entry.id, "applied", result=result)
         logger.info("Done: %s at step %d", command, self.step)
 
     def _roll_back(self, checkpoint: str | None) -> dict[str, Any]:
         """Goes back to a checkpoint. What was asked for since stays in force."""
+        assert self._host.rollback is not None, "rollback is not offered"
         path, saved, self.step = self._host.rollback(checkpoint)
         result: dict[str, Any] = {"checkpoint": path, "step": self.step}
         if errors := self._values.keep(saved):
@@ -426,37 +369,21 @@ class Session:
         for entry in self._waiting:
             if entry.id == target:
                 self._waiting.remove(entry)
-                self._answer(target, self._ack("cancelled"))
+                self._answer(target, "cancelled")
                 return True
         return False
 
     def _reject(self, entry: Entry, code: Code, errors: Mapping[str, str]) -> None:
-        self._answer(entry.id, self._ack("rejected", code=code, errors=errors))
+        self._answer(entry.id, "rejected", code=code, errors=errors)
         text = one_line("; ".join(f"{name}: {error}" for name, error in errors.items()))
         logger.warning("Rejected a request at step %d (%s): %s", self.step, code, text)
 
-    def _ack(self, status: Any, **fields: Any) -> Ack:
-        # Strictly increasing, also over restarts and a clock that was set back: it orders the replay.
-        at = max(utc_now(), self._last_ack_at + timedelta(milliseconds=1))
-        self._last_ack_at = at
-        return Ack(status, self.step, at, self.id, **fields)
+    def _answer(self, request_id: str, status: AckStatus, **fields: Any) -> None:
+        self._answers.give(request_id, status, self.step, **fields)
 
-    def _answer(self, request_id: str, ack: Ack, points: Iterable[Point] = ()) -> None:
-        """Posts an answer together with the surface and status that it leads to."""
-        self._unconfirmed[request_id] = ack
-        self._answered.add(request_id)
-        self._outbox.post(
-            {
-                tags.SURFACE: self.surface().encode(),
-                tags.STATUS: self._describe(self.state),
-                tags.ACK_PREFIX + request_id: ack.encode(),
-            },
-            points,
-        )
-
-    def surface(self) -> Surface:
-        """What can be changed now, read from where the trainer uses it."""
-        params = self._values.params()
+    def surface(self, *, planned: bool = False) -> Surface:
+        """What can be changed now, read from where the trainer uses it; `planned`: with plans."""
+        params = self._values.params(planned=planned)
         reasons = {**self._unsupported, **self._values.unavailable()}
         if self._withdrawn:
             return Surface({}, (), dict.fromkeys((*reasons, *params, *self._commands), self._withdrawn))
@@ -464,12 +391,10 @@ class Session:
 
     def post_surface(self) -> None:
         """Posts surface and status."""
-        self._outbox.post(
-            {
-                tags.SURFACE: self.surface().encode(),
-                tags.STATUS: self._describe(self.state),
-            }
-        )
+        self._outbox.post(self._shown())
+
+    def _shown(self) -> dict[str, str]:
+        return {tags.SURFACE: self.surface(planned=True).encode(), tags.STATUS: self._describe(self.state)}
 
 
 def _is_expired(entry: Entry, now: datetime) -> bool:

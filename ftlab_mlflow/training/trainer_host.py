@@ -6,7 +6,6 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -14,8 +13,10 @@ from transformers.trainer_callback import TrainerState
 
 from ftlab_mlflow.control.wire import shown
 from ftlab_mlflow.errors import CheckpointError
+from ftlab_mlflow.training.batch_tunables import UNSEEN
 from ftlab_mlflow.training.batching import LiveBatches, saved_control
 from ftlab_mlflow.training.checkpoints import holds_only_model, problem, set_aside, step_of
+from ftlab_mlflow.training.host import WentBack
 
 _STATE = (
     "global_step",
@@ -47,7 +48,7 @@ class TrainerHost:
         """Why the training cannot go back to a checkpoint; None if it can."""
         trainer = self._trainer
         if self._batches is None:
-            return "needs attach(trainer): LiveControl alone in callbacks=[…] does not see the data"
+            return UNSEEN
         if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
             return "a sharded model is loaded only when training begins"
         if getattr(trainer.args, "sync_ref_model", False):
@@ -84,14 +85,11 @@ class TrainerHost:
                 model.train(was_training)
         return metrics
 
-    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+    def rollback(self, checkpoint: str | None) -> WentBack:
         """Brings weights, optimizer, scheduler, random state and data back to a checkpoint of this run.
 
         Args:
             checkpoint: The name of its directory; None is the last whole one.
-
-        Returns:
-            Its path, what it holds of live control, and the optimizer steps done there.
 
         Raises:
             CheckpointError: There is none, or it is not whole, of another run, or holds only the model.
@@ -113,7 +111,7 @@ class TrainerHost:
         batches.go_back(str(path), saved["batches"])
         if trainer.args.should_save:
             set_aside(path.parent, state.global_step)
-        return str(path.resolve()), saved, state.global_step
+        return WentBack(str(path.resolve()), saved, state.global_step)
 
     def _checkpoint_to_load(self, name: str | None) -> Path:
         folder = Path(self._trainer._get_output_dir(getattr(self._trainer, "_trial", None)))
@@ -144,7 +142,7 @@ class TrainerHost:
         if batches is None:
             return "it was written without live control, or by an older version"
         assert self._batches is not None
-        if batches.get("training") != self._batches.training or state.global_step > self._batches.step:
+        if batches.get("training") != self._batches.training or state.global_step > self._batches.loop.step:
             return "it is of another training"
         return None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.control.surface import Param, ParamType
 from ftlab_mlflow.control.wire import Scalar
 from ftlab_mlflow.training.schedule import LiveSchedule
@@ -37,6 +38,7 @@ class Tunable:
         asked: The value that the training was launched with.
         save, load: What a checkpoint holds of it once it was changed; `read` and `apply` if None.
         unavailable: Why it cannot be changed now, or None while it can.
+        plan: Of the learning rate: what its schedule will do. It takes milliseconds.
     """
 
     name: str
@@ -54,15 +56,16 @@ class Tunable:
     save: Callable[[], Any] | None = None
     load: Callable[[Any], None] | None = None
     unavailable: Callable[[], str | None] = _never
+    plan: Callable[[], Plan] | None = None
 
     def accepts(self, value: object) -> bool:
         """Whether a value has the right type, whatever the bounds are now."""
         return Param(self.type, self.asked, self.asked, choices=self.choices).problem(value) is None
 
-    def param(self, asked: Scalar) -> Param:
-        """The parameter as the surface shows it now."""
-        value = self.read()
-        return Param(self.type, value, asked, self.min, self.max, self.choices, self.help)
+    def param(self, asked: Scalar, *, planned: bool = False) -> Param:
+        """The parameter as the surface shows it now; `planned`: with its plan, if it has one."""
+        plan = self.plan() if planned and self.plan else None
+        return Param(self.type, self.read(), asked, self.min, self.max, self.choices, self.help, plan)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Trainee:
         no_optimizer: Why the optimizer's parameters cannot be changed, or None.
         trainer: The trainer, for the parameters of its method; None leaves them out.
         batches: Its data and number of steps; None where they cannot be changed.
+        steps: Optimizer steps done, and the step that training ends with.
     """
 
     args: Any
@@ -89,6 +93,7 @@ class Trainee:
     no_optimizer: str | None = None
     trainer: Any = None
     batches: LiveBatches | None = None
+    steps: Callable[[], tuple[int, int]] | None = None
 
 
 Build = Callable[[Trainee], "Tunable | str"]

@@ -18,6 +18,7 @@ def _learning_rate(trainee: Trainee) -> Tunable | str:
     schedule = trainee.schedule
     if schedule is None:
         return "this optimizer sets its own learning rate"
+    steps = trainee.steps
     return Tunable(
         name="learning_rate",
         type="float",
@@ -31,6 +32,7 @@ def _learning_rate(trainee: Trainee) -> Tunable | str:
         max=max(1, schedule.launch_rate),
         save=schedule.state,
         load=schedule.load,
+        plan=(lambda: schedule.plan(*steps())) if steps else None,
     )
 
 

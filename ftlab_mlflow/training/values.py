@@ -8,6 +8,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from ftlab_mlflow.control import tags
+from ftlab_mlflow.control.messages import Ack
+from ftlab_mlflow.control.store import Point
 from ftlab_mlflow.control.surface import Param
 from ftlab_mlflow.control.wire import Scalar, is_finite
 from ftlab_mlflow.errors import FTLabError
@@ -30,9 +33,10 @@ class Values:
         self._changed: dict[str, int] = {}
         self._log: list[tuple[int, dict[str, Scalar]]] = []
 
-    def params(self) -> dict[str, Param]:
-        """What can be changed now, read from where the trainer uses it."""
-        params = {n: t.param(self._asked[n]) for n, t in self._tunables.items() if t.unavailable() is None}
+    def params(self, *, planned: bool = False) -> dict[str, Param]:
+        """What can be changed now, read from where the trainer uses it; `planned`: with plans."""
+        there = {name: tunable for name, tunable in self._tunables.items() if tunable.unavailable() is None}
+        params = {name: t.param(self._asked[name], planned=planned) for name, t in there.items()}
         # A rate that a scheduler made infinite is nothing that a tag can hold.
         return {n: p for n, p in params.items() if p.type != "float" or is_finite(p.value)}
 
@@ -80,8 +84,16 @@ class Values:
         self._changed |= dict.fromkeys(asked, count)
         return changes, {}
 
-    def as_metric(self, name: str, value: Scalar) -> float:
-        """A value as a point on a curve; one of an enum as its number."""
+    def points(self, ack: Ack) -> list[Point]:
+        """What an answer changed as metrics ``live/<parameter>``; a value of an enum is its number."""
+        at = int(ack.at.timestamp() * 1000)
+        return [
+            Point(tags.LIVE_METRIC_PREFIX + name, self._as_metric(name, new), ack.step, at)
+            for name, (_, new) in ack.changes.items()
+            if self.can_have(name, new)
+        ]
+
+    def _as_metric(self, name: str, value: Scalar) -> float:
         choices = self._tunables[name].choices
         return float(choices.index(str(value))) if choices else float(value)
 

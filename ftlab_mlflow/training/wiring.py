@@ -10,18 +10,21 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import State, Status
 from ftlab_mlflow.control.store import RunStore
 from ftlab_mlflow.control.tags import STATUS
-from ftlab_mlflow.control.wire import new_id, utc_now
+from ftlab_mlflow.control.wire import is_finite, new_id, utc_now
 from ftlab_mlflow.errors import ConfigError, MessageError, RanksDiverged, RanksLost
+from ftlab_mlflow.training.host import Host
+from ftlab_mlflow.training.leader import EveryHost, Leader, on_every_rank
 from ftlab_mlflow.training.listener import Listener
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS, TrainingRun
-from ftlab_mlflow.training.ranks import Agreement, EveryHost, Hand, Leader, Ranks, on_every_rank
-from ftlab_mlflow.training.session import NOTHING_GIVEN, Given, Host, Session
+from ftlab_mlflow.training.ranks import Agreement, Hand, Ranks
+from ftlab_mlflow.training.session import NOTHING_GIVEN, Given, Session
 from ftlab_mlflow.training.signals import StopSignals
 from ftlab_mlflow.training.tunable import Tunable
 
@@ -46,6 +49,40 @@ class Target(NamedTuple):
     store: RunStore
     run_id: str
     run: TrainingRun | None = None
+
+
+@dataclass(frozen=True)
+class Listening:
+    """How a training is asked to listen.
+
+    Attributes:
+        poll_interval: Seconds between two looks at the run's tags; more where the tracking store is slow.
+        rank_sync_steps: On several ranks: steps between two agreements at most; fewer where steps are slow.
+        store, run_id: A store to use, and a run in it; both or neither.
+
+    Raises:
+        ConfigError: An argument makes no sense.
+    """
+
+    poll_interval: float
+    rank_sync_steps: int
+    store: RunStore | None
+    run_id: str | None
+
+    def __post_init__(self) -> None:
+        if not is_finite(self.poll_interval) or self.poll_interval <= 0:
+            raise ConfigError(f"poll_interval must be seconds above 0, got {self.poll_interval!r}")
+        if type(self.rank_sync_steps) is not int or self.rank_sync_steps < 1:
+            raise ConfigError(f"rank_sync_steps must be a whole number from 1, got {self.rank_sync_steps!r}")
+        if (self.store is None) != (self.run_id is None):
+            raise ConfigError("store and run_id go together: give both or neither")
+
+    def target(self, find_run: Callable[[], TrainingRun]) -> Target:
+        """Where to write: the run that was given, or the one that `find_run` finds or begins."""
+        if self.store is not None and self.run_id is not None:
+            return Target(self.store, self.run_id)
+        run = find_run()
+        return Target(run.store, run.run_id, run)
 
 
 class LiveTraining:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cli_helpers import Ftlab, WrittenRun
 
-from ftlab_mlflow.cli.output import age, emit
+from ftlab_mlflow.cli.output import emit
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import read_entry
 
@@ -233,20 +233,3 @@ def test_foreign_text_cannot_act_on_the_terminal(ftlab: Ftlab, new_run: Callable
 def test_json_has_no_number_that_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
     emit({"a": [math.inf, -math.inf], "b": (math.nan, 1.5)})
     assert json.loads(capsys.readouterr().out) == {"a": ["Infinity", "-Infinity"], "b": ["NaN", 1.5]}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, ""),
-        (-3, "0s"),
-        (8.4, "8s"),
-        (119, "119s"),
-        (120, "2m"),
-        (7199, "120m"),
-        (7200, "2h"),
-        (864_000, "10d"),
-    ],
-)
-def test_ages_are_short(seconds: float | None, text: str) -> None:
-    assert age(seconds) == text

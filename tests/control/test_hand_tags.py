@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftlab_mlflow.control import tags
-from ftlab_mlflow.control.hand import HandTags, hand_texts, parse, to_update
+from ftlab_mlflow.control.hand import HandTags, hand_texts, to_update
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Update
-from ftlab_mlflow.control.surface import Param
+from ftlab_mlflow.control.surface import Param, read_text
 from ftlab_mlflow.control.wire import Scalar, new_id
 
 PARAMS = SURFACE.params
@@ -204,7 +204,7 @@ def test_wrong_text_becomes_a_request_that_is_refused_once(
     ],
 )
 def test_a_text_is_read_by_the_type_of_the_parameter(name: str | None, text: str, value: Scalar) -> None:
-    read = parse(text, PARAMS[name] if name else None)
+    read = read_text(text, PARAMS[name] if name else None)
     assert read == value
     assert type(read) is type(value)
 
@@ -214,7 +214,7 @@ _params = st.none() | st.sampled_from(list(PARAMS.values()))
 
 @given(st.text() | st.sampled_from(["[" * 5000, "1" * 5000, "NaN", "-Infinity", "1e999", "\ud800"]), _params)
 def test_any_text_is_read_as_a_plain_value(text: str, param: Param | None) -> None:
-    value = parse(text, param)
+    value = read_text(text, param)
     assert isinstance(value, str | bool | int | float)
     assert not isinstance(value, float) or math.isfinite(value)
 

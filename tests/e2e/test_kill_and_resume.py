@@ -17,9 +17,8 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_llama import tiny_config, tiny_tokenizer
+from transformers import LlamaForCausalLM
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger
@@ -157,26 +156,8 @@ def new_lab(
 def write_model(folder: Path) -> None:
     """One layer, with dropout, so that the random states matter."""
     torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        attention_dropout=0.2,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    words = {
-        word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28))])
-    }
-    inner = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(folder)
+    LlamaForCausalLM(tiny_config(attention_dropout=0.2)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")

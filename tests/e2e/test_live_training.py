@@ -1,17 +1,15 @@
 """A TRL training that another process changes, over SQLite, as in the README."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import mlflow
-import pytest
 from datasets import Dataset
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_llama import tiny_config, tiny_tokenizer
+from transformers import LlamaForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from ftlab_mlflow import LiveRun, attach
@@ -46,33 +44,10 @@ print(json.dumps(told))
 """
 
 
-@pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(28))]
-    inner = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    inner.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-def test_another_process_changes_a_trl_training(
-    tracking_uri: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+def test_another_process_changes_a_trl_training(tracking_uri: str, tmp_path: Path) -> None:
     rows = [{"text": " ".join(f"w{(i + k) % 28}" for k in range(8))} for i in range(32)]
     trainer = SFTTrainer(
-        model=LlamaForCausalLM(config),
+        model=LlamaForCausalLM(tiny_config()),
         args=SFTConfig(
             output_dir=str(tmp_path / "out"),
             per_device_train_batch_size=4,
@@ -92,12 +67,12 @@ def test_another_process_changes_a_trl_training(
         ),
         train_dataset=Dataset.from_list(rows),
         eval_dataset=Dataset.from_list(rows[:8]),
-        processing_class=tokenizer,
+        processing_class=tiny_tokenizer(),
     )
     control = attach(trainer, 0.05)
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT],
-        env={**_environment(), "MLFLOW_TRACKING_URI": tracking_uri},
+        env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -124,9 +99,3 @@ def test_another_process_changes_a_trl_training(
     assert after
     assert all(rate <= 5e-4 for rate in after)
     assert after == sorted(after, reverse=True), "the cosine goes on beneath the new value"
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)

@@ -1,24 +1,16 @@
-"""Plain loops in processes of their own; tests look at what they leave behind.
-
-Reads ``[[case, folder, tracking URI], …]`` as JSON from its argument. Every case is a fork of this process
-and ends as any program does. In its folder it leaves what it printed (``output``) and its exit codes, one a
-rank (``codes``).
-"""
+"""Plain loops in processes of their own (`forked_cases`); tests look at what they leave behind."""
 
 import json
 import os
 import signal
-import socket
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow
-import mlflow.store.tracking.sqlalchemy_store  # loaded once here, not again in every fork
 import torch
 import torch.distributed as dist
+from forked_cases import main
 from loop_tiny import POLL_S, batch, groups, net
 from training_doubles import wait_for
 
@@ -137,34 +129,5 @@ CASES = {
 }
 
 
-def fork(case: str, folder: Path, environment: dict[str, str]) -> int:
-    """Runs a case in a fork, as a program that begins with it; returns the fork's process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    os.environ.update(environment)
-    mlflow.set_tracking_uri(environment["MLFLOW_TRACKING_URI"])
-    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(folder)
-    CASES[case](folder)
-    sys.exit()
-
-
-def main() -> None:
-    for case, folder, uri in json.loads(sys.argv[1]):
-        ranks: list[dict[str, str]] = [{}]
-        if case == "two ranks":
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
-            common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            ranks = [common | {"RANK": str(rank)} for rank in range(2)]
-        pids = [fork(case, Path(folder), {"MLFLOW_TRACKING_URI": uri} | rank) for rank in ranks]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        Path(folder, "codes").write_text(json.dumps(codes))
-
-
 if __name__ == "__main__":
-    main()
+    main(CASES, on_two_ranks=["two ranks"])

@@ -1,19 +1,12 @@
-"""Tiny trainings in processes of their own; tests look at what they leave behind.
+"""Tiny trainings in processes of their own (`forked_cases`); tests look at what they leave behind."""
 
-Reads ``[[case, folder, tracking URI], …]`` as JSON from its argument. Every case is a fork of this process,
-with nothing but the imports behind it, and ends as any program does. In its folder it leaves what it printed
-(``output``) and its exit codes, one a rank (``codes``).
-"""
-
-import json
 import os
 import signal
-import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from forked_cases import main
 from training_tiny import POLL_S, Net, arguments, collate, data
 from transformers import Trainer, TrainerCallback
 
@@ -123,33 +116,5 @@ CASES = {
 }
 
 
-def fork(case: str, folder: Path, environment: dict[str, str]) -> int:
-    """Runs a case in a fork, as a program that begins with it; returns the fork's process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    os.environ.update(environment)
-    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.chdir(folder)
-    CASES[case](folder)
-    sys.exit()
-
-
-def main() -> None:
-    for case, folder, uri in json.loads(sys.argv[1]):
-        ranks: list[dict[str, str]] = [{}]
-        if case == "one rank fails":
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
-            common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            ranks = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-        pids = [fork(case, Path(folder), {"MLFLOW_TRACKING_URI": uri} | rank) for rank in ranks]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-        Path(folder, "codes").write_text(json.dumps(codes))
-
-
 if __name__ == "__main__":
-    main()
+    main(CASES, on_two_ranks=["one rank fails"])

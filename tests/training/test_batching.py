@@ -14,27 +14,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from training_tiny import Lab, Net, data, weights
+from training_tiny import Lab, Net, Watched, data, weights
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from ftlab_mlflow.errors import ConfigError
 
 Change = dict[str, Any]
 RATE = 0.01
-
-
-class Watched(Net):
-    """A `Net` that notes the samples of every batch that it is trained with."""
-
-    def __init__(self, rows: int) -> None:
-        super().__init__()
-        self.ids = {tuple(torch.tensor(row["x"]).tolist()): i for i, row in enumerate(data(rows))}
-        self.seen: list[list[int]] = []
-
-    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.training:
-            self.seen.append([self.ids[tuple(row.tolist())] for row in x])
-        return super().forward(x, labels)
 
 
 class Diary(TrainerCallback):

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from training_tiny import POLL_S, weights
-from training_trl import Reward, new_trainer, save_tiny_model
+from training_trl import Reward, new_model, new_trainer, save_tiny_model
 from trl import SFTTrainer
 from trl_batches import (
     LOSSES,
@@ -18,7 +18,6 @@ from trl_batches import (
     by_hand,
     flat,
     markers,
-    new_model,
     planned,
     planned_epochs,
     planned_rates,

@@ -1,19 +1,16 @@
 """`LiveLoop` on real MLflow, under accelerate, and in processes that are stopped, killed and resumed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 import torch
+from forked_cases import Ended, ended_cases
 from loop_child import Program
 from loop_tiny import POLL_S, RATES, asked, batch, close, groups, net
 from training_doubles import request, wait_for
@@ -23,8 +20,6 @@ from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Ack, Status
 
-CHILD = Path(__file__).parent / "loop_child.py"
-LIMIT_S = 180
 CASES = ("sigterm", "sigint", "killed", "two ranks")
 
 
@@ -188,29 +183,6 @@ def test_prepared_by_accelerate_with_accumulation(tmp_path: Path) -> None:
 # --- processes -----------------------------------------------------------------------------------
 
 
-@dataclass
-class Ended:
-    """A program that has ended: its exit codes, what it printed, its folder and its tracking store."""
-
-    codes: list[int]
-    output: str
-    folder: Path
-    uri: str
-
-    @property
-    def run(self) -> Any:
-        (run,) = MlflowRunStore(self.uri).find()
-        return run
-
-    @property
-    def status(self) -> Status:
-        return Status.decode(self.run.tags[tags.STATUS])
-
-    @property
-    def checkpoints(self) -> list[int]:
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
-
-
 @pytest.fixture(scope="module")
 def ended(new_sqlite: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """All cases, one after the other."""
@@ -222,40 +194,21 @@ def ended(new_sqlite: Callable[[Path], str], tmp_path_factory: pytest.TempPathFa
     run = MlflowClient(uris["killed"]).create_run("0")
     text = request(set={"mix_ratio": 0.9, "learning_rate": 0.5}, at_step=60)
     store.write(run.info.run_id, {tags.UPDATE_PREFIX + "a": text})
-    spec = json.dumps([[case, str(folders[case]), uris[case]] for case in CASES])
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(CHILD), spec],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=LIMIT_S)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output
-    return {
-        case: Ended(
-            codes=json.loads((folder / "codes").read_text()),
-            output=(folder / "output").read_text(),
-            folder=folder,
-            uri=uris[case],
-        )
-        for case, folder in folders.items()
-    }
+    return ended_cases(Path(__file__).with_name("loop_child.py"), uris, folders)
 
 
-@pytest.mark.parametrize(("case", "code", "checkpoints"), [("sigterm", 143, [6]), ("sigint", -2, [])])
+def checkpoints(end: Ended) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step-")) for path in end.folder.glob("step-*.pt"))
+
+
+@pytest.mark.parametrize(("case", "code", "saved"), [("sigterm", 143, [6]), ("sigint", -2, [])])
 def test_a_signal_ends_the_loop_cleanly(
-    ended: dict[str, Ended], case: str, code: int, checkpoints: list[int]
+    ended: dict[str, Ended], case: str, code: int, saved: list[int]
 ) -> None:
     end = ended[case]
     assert end.codes == [code], end.output
     assert (end.status.state, end.status.step, end.run.status) == ("stopped", 6, "KILLED"), end.output
-    assert end.checkpoints == checkpoints
+    assert checkpoints(end) == saved
     assert "never printed" not in end.output
 
 
@@ -267,7 +220,7 @@ def test_killed_between_applying_and_answering_and_resumed(
     before = Ledger.read(end.run.tags).entries
     assert [entry.answered for entry in before] == [False]
     assert end.status.state == "running"
-    last = end.checkpoints[-1]
+    last = checkpoints(end)[-1]
     assert last >= 50
 
     mlflow.set_tracking_uri(end.uri)

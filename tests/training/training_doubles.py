@@ -14,7 +14,9 @@ from ftlab_mlflow.control.store import MemoryRunStore, Point, RunData, RunStatus
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import utc_now
 from ftlab_mlflow.errors import StoreError, StoreUnavailable
-from ftlab_mlflow.training.session import Outbox, Session
+from ftlab_mlflow.training.answers import Outbox
+from ftlab_mlflow.training.host import WentBack
+from ftlab_mlflow.training.session import Session
 from ftlab_mlflow.training.tunable import Tunable
 
 COMMANDS = ("pause", "resume", "stop", "checkpoint", "evaluate", "cancel")
@@ -124,13 +126,13 @@ class Trainee:
     def stop(self) -> None:
         self._use("stop")
 
-    def rollback(self, checkpoint: str | None) -> tuple[str, Mapping[str, Any], int]:
+    def rollback(self, checkpoint: str | None) -> WentBack:
         """Back to `kept`: (steps done, the session's state, the values) of a checkpoint."""
         self._use(f"rollback {checkpoint}")
         step, saved, values = self.kept
         for name, value in values.items():
             setattr(self, name, value)
-        return "/somewhere/checkpoint-7", json.loads(json.dumps(saved)), step
+        return WentBack("/somewhere/checkpoint-7", json.loads(json.dumps(saved)), step)
 
     def tunables(self) -> dict[str, Tunable]:
         """`late` is applied last; everything about a parameter in `breaks` happens half, then raises."""

@@ -32,8 +32,11 @@ class Net(torch.nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.norm(self.first(x)))
+
     def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        y = self.last(torch.tanh(self.norm(self.first(x)))).squeeze(-1)
+        y = self.last(self.hidden(x)).squeeze(-1)
         return {"loss": torch.nn.functional.mse_loss(y, labels), "logits": y}
 
 
@@ -47,6 +50,20 @@ def data(rows: int = 32) -> list[dict[str, Any]]:
 def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Rows of `data` as a batch."""
     return {key: torch.tensor([row[key] for row in rows]) for key in ("x", "labels")}
+
+
+class Watched(Net):
+    """A `Net` that notes the samples of every batch that it is trained with: ``rows`` of `data`."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.ids = {tuple(torch.tensor(row["x"]).tolist()): i for i, row in enumerate(data(rows))}
+        self.seen: list[list[int]] = []
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.training:
+            self.seen.append([self.ids[tuple(row.tolist())] for row in x])
+        return super().forward(x, labels)
 
 
 def weights(model: torch.nn.Module) -> list[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,20 @@ from ftlab_mlflow import attach
 from ftlab_mlflow.training.methods import METHODS
 
 LETTERS = "abcdefghijklmnop"
-_SPECIAL = ("<pad>", "<end>", "<unk>")
+SPECIAL = ("<pad>", "<end>", "<unk>")
 _TEMPLATE = "{% for message in messages %}{{ message['content'] + '<end>' }}{% endfor %}"
+_BY_LETTER = pre_tokenizers.Split(Regex("."), "isolated")
 
 
-def save_tiny_model(folder: Path) -> str:
-    """A one-layer Llama that spells: a token is a letter. Its folder."""
-    vocabulary = {token: i for i, token in enumerate((*_SPECIAL, *LETTERS))}
+def save_tiny_model(
+    folder: Path,
+    words: Sequence[str] = LETTERS,
+    split: pre_tokenizers.PreTokenizer = _BY_LETTER,
+) -> str:
+    """A one-layer Llama whose tokens are these words, after `SPECIAL`. Its folder."""
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *words))}
     spelling = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    spelling.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    spelling.pre_tokenizer = split
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=spelling, pad_token="<pad>", eos_token="<end>", unk_token="<unk>",
         chat_template=_TEMPLATE, model_max_length=64,
@@ -74,7 +80,7 @@ class Reward:
 
     def __call__(self, completion_ids: list[list[int]], **_: Any) -> list[float]:
         self.seen.append(completion_ids)
-        half = len(_SPECIAL) + len(LETTERS) // 2
+        half = len(SPECIAL) + len(LETTERS) // 2
         return [float(sum(token < half for token in tokens)) for tokens in completion_ids]
 
 
@@ -103,7 +109,7 @@ def new_trainer(method: str, model: str, folder: Path, *callbacks: Any, **option
     if method in ("grpo", "rloo"):
         own["reward_funcs"] = Reward()
     return (options.pop("trainer_class", None) or trainer_class)(
-        model=_loaded(method, model),
+        model=new_model(method, model),
         args=config_class(output_dir=str(folder / "out"), **(OPTIONS | _OF_METHOD.get(method, {}) | options)),
         train_dataset=rows(method),
         processing_class=tokenizer,
@@ -112,11 +118,12 @@ def new_trainer(method: str, model: str, folder: Path, *callbacks: Any, **option
     )
 
 
-def _loaded(method: str, model: str) -> Any:
+def new_model(method: str, folder: str) -> Any:
+    """The model as every training of the method begins with it."""
     torch.manual_seed(9)  # for the reward model's head
     if method == "reward":
-        return LlamaForSequenceClassification.from_pretrained(model, num_labels=1)
-    return LlamaForCausalLM.from_pretrained(model)
+        return LlamaForSequenceClassification.from_pretrained(folder, num_labels=1)
+    return LlamaForCausalLM.from_pretrained(folder)
 
 
 class MethodLab(Lab):

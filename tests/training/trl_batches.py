@@ -10,26 +10,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 from torch.nn.functional import cross_entropy, logsigmoid, sigmoid
 from training_tiny import POLL_S, Lab, weights
-from training_trl import OPTIONS
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-    TrainerCallback,
-)
+from training_trl import OPTIONS, SPECIAL, new_model, save_tiny_model
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from ftlab_mlflow import LiveControl, attach
 from ftlab_mlflow.training.methods import METHODS
 
 ROWS = 22
-_SPECIAL = ("<pad>", "<end>", "<unk>")
 _MARKERS = tuple(f"s{i}" for i in range(ROWS))
 _LETTERS = tuple("abcdefghijkl")
-_FIRST = len(_SPECIAL)
+_FIRST = len(SPECIAL)
 RATE, BETA = 0.005, 0.3
 
 Batch = Mapping[str, torch.Tensor]
@@ -37,33 +30,8 @@ Loss = Callable[[Any, Any, Batch], torch.Tensor]
 
 
 def save_model(folder: Path) -> str:
-    """A one-layer Llama whose words are letters, and markers that stand for one sample each. Its folder."""
-    words = (*_SPECIAL, *_MARKERS, *_LETTERS)
-    spelling = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    spelling.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    config = LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.3,
-        bos_token_id=None, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(5)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=spelling,
-        pad_token="<pad>",
-        eos_token="<end>",
-        unk_token="<unk>",
-        model_max_length=64,
-    ).save_pretrained(folder)
-    return str(folder)
-
-
-def new_model(method: str, folder: str) -> Any:
-    """The model as every training of the method begins with it."""
-    torch.manual_seed(9)  # for the reward model's head
-    if method == "reward":
-        return LlamaForSequenceClassification.from_pretrained(folder, num_labels=1)
-    return LlamaForCausalLM.from_pretrained(folder)
+    """A tiny model whose words are letters, and markers that stand for one sample each. Its folder."""
+    return save_tiny_model(folder, (*_MARKERS, *_LETTERS), pre_tokenizers.WhitespaceSplit())
 
 
 def rows(method: str) -> Dataset:

@@ -1,0 +1,1 @@
+"""What the runs say: reads over MLflow's run data and what is computed from them. Nothing here writes."""

@@ -1,0 +1,296 @@
+"""`RunTable`: all runs of a tracking store as rows, kept fresh with few reads, for all who look at it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ftlab_mlflow.analytics.reader import RunReader, RunRecord
+from ftlab_mlflow.analytics.run_rows import (
+    MODEL_PARAMS,
+    GroupBy,
+    Options,
+    RunRow,
+    filtered,
+    grouped,
+    logged_best,
+    options,
+    ordered,
+    row_of,
+)
+from ftlab_mlflow.analytics.series import Series
+from ftlab_mlflow.control.store import NOT_ENDED
+from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.control.wire import utc_now
+from ftlab_mlflow.errors import RunNotFound, StoreError
+
+__all__ = ["GroupBy", "Options", "RunRow", "RunTable", "filtered", "grouped", "options", "ordered"]
+
+SPARKLINE_POINTS = 40
+_REREAD = 5
+"""A series of a run that goes on is read again after so many times the seconds between two refreshes."""
+_PAGE = 200
+_NEWEST = 50
+_ENDED_AT_ONCE = 100
+_BUDGET_S = 0.5
+"""Seconds after which a refresh leaves the rest of the first reading to the next one."""
+
+_T = TypeVar("_T")
+
+
+class RunTable:
+    """All runs of a tracking store that are not deleted. Every call may be made from any thread.
+
+    The first refresh reads the newest runs and the next ones read the others, page by page. Then a refresh
+    reads the newest runs, those that go on, and those that have ended since the last one; every minute a
+    sweep begins to read all of them again, one page a refresh.
+
+    Args:
+        reader: The tracking store.
+        fresh_s: Seconds for which what was read is fresh enough: refreshes within it read nothing.
+        sweep_s: Seconds after which all runs are read again, for those that were deleted, renamed or tagged.
+
+    Attributes:
+        problem: Why the last read failed; None if it did not. The rows are those of the read before.
+        read_at: When the store was last read; None before.
+        is_complete: Whether every run has been read once.
+    """
+
+    def __init__(self, reader: RunReader, *, fresh_s: float = 2.0, sweep_s: float = 60.0) -> None:
+        self.problem: StoreError | None = None
+        self.read_at: datetime | None = None
+        self.is_complete = False
+        self._reader = reader
+        self._fresh_s = fresh_s
+        self._sweep_s = sweep_s
+        self._lock = threading.Lock()
+        self._lines_lock = threading.Lock()
+        self._looked_at = -math.inf
+        self._known: dict[str, _Known] = {}  # replaced as a whole, so that it can be read without the lock
+        self._sweep: _Sweep | None = _Sweep()
+        self._sweep_due = 0.0
+        reread_s = _REREAD * fresh_s
+        self._ends = _FromSeries(reader, ("eta_s",), 2, reread_s, _end)
+        self._bests = _FromSeries(reader, ("eval_loss",), 20, reread_s, _smallest)
+        self._lines = _FromSeries(reader, ("loss", "train_loss"), SPARKLINE_POINTS, reread_s, _finite)
+
+    def refresh(self) -> None:
+        """Reads what may have changed. Never raises for the store: that is `problem`.
+
+        While another thread reads, it returns at once, unless nothing has been read yet.
+        """
+        if not self._lock.acquire(blocking=self.read_at is None):
+            return
+        try:
+            is_fresh = time.monotonic() - self._looked_at < self._fresh_s
+            if is_fresh and (self.is_complete or self.problem):
+                return
+            self._read(look=not is_fresh)
+            self.problem, self.read_at = None, utc_now()
+        except StoreError as error:
+            self.problem, self._looked_at = error, time.monotonic()
+        finally:
+            self._lock.release()
+
+    @property
+    def count(self) -> int:
+        """How many runs have been read."""
+        return len(self._known)
+
+    def rows(self) -> list[RunRow]:
+        """All runs that have been read, newest first; ages and ETAs are those of now."""
+        now = utc_now()
+        rows = [self._row(known, now) for known in self._known.values()]
+        return sorted(rows, key=lambda row: (-row.started.timestamp() if row.started else 0.0, row.run_id))
+
+    def view(self, run_id: str) -> RunView:
+        """A run of the table, without its requests. Raises: RunNotFound: it is not in the table."""
+        if known := self._known.get(run_id):
+            return replace(known.view, now=utc_now())
+        raise RunNotFound(f"no run {run_id} in the table")
+
+    def series_for(self, run_ids: Iterable[str]) -> dict[str, tuple[float, ...]]:
+        """About 40 finite losses of each of these runs (as many as are shown), read if need be.
+
+        They keep the extremes; empty where there are none. A failure becomes `problem`.
+        """
+        records = [known.record for run_id in run_ids if (known := self._known.get(run_id))]
+        with self._lines_lock:
+            try:
+                if self.problem is None:  # else it would be waited for again
+                    self._lines.read(self._lines.due(records))
+            except StoreError as error:
+                self.problem = error
+        return {record.data.run_id: self._lines.of(record.data.run_id) or () for record in records}
+
+    def _row(self, known: _Known, now: datetime) -> RunRow:
+        run_id = known.record.data.run_id
+        return row_of(
+            known.record,
+            replace(known.view, now=now),
+            ends_at=self._ends.of(run_id),
+            best_eval_loss=self._bests.of(run_id),
+            sparkline=self._lines.of(run_id) or (),
+        )
+
+    # --- reading, with the lock held -----------------------------------------------------------------
+
+    def _read(self, *, look: bool) -> None:
+        end = time.monotonic() + _BUDGET_S
+        if look:
+            if self.read_at is not None:
+                self._look()
+            self._looked_at = time.monotonic()
+        if self._sweep is None and time.monotonic() >= self._sweep_due:
+            self._sweep = _Sweep()
+        while True:
+            if self._sweep is not None:
+                self._sweep_page(self._sweep)
+            known = self._known.values()
+            self._ends.read(self._ends.due(k.record for k in known if k.view.state == "running"))
+            self._bests.read(self._bests.due(k.record for k in known if logged_best(k.record) is None))
+            self.is_complete = self.is_complete or self._sweep is None
+            if self.is_complete or time.monotonic() >= end:
+                return
+
+    def _look(self) -> None:
+        """Reads the newest runs, those that go on, and those that did so the last time."""
+        newest = self._reader.page(limit=_NEWEST, params=MODEL_PARAMS)
+        active: list[RunRecord] = []
+        token = None
+        while True:
+            page = self._reader.page(token, limit=_PAGE, active=True, params=MODEL_PARAMS)
+            active += page.records
+            token = page.next
+            if token is None:
+                break
+        self._take([*newest.records, *active], listed=True)
+        go_on = {record.data.run_id for record in active}
+        ended = [i for i, k in self._known.items() if k.record.data.status in NOT_ENDED and i not in go_on]
+        for run_id in ended[:_ENDED_AT_ONCE]:
+            try:
+                self._take([self._reader.record(run_id)], listed=False)
+            except RunNotFound:
+                self._forget({run_id})
+
+    def _sweep_page(self, sweep: _Sweep) -> None:
+        page = self._reader.page(sweep.token, limit=_PAGE, params=MODEL_PARAMS)
+        self._take(page.records, listed=True)
+        sweep.token = page.next
+        if page.next is not None:
+            return
+        self._sweep = None
+        self._sweep_due = time.monotonic() + self._sweep_s
+        self._forget(self._known.keys() - sweep.met)
+
+    def _take(self, records: Iterable[RunRecord], *, listed: bool) -> None:
+        """Keeps what was read. `listed`: in a page, so the run is not deleted."""
+        known = dict(self._known)
+        for record in records:
+            run_id = record.data.run_id
+            if run_id not in known or known[run_id].record != record:
+                known[run_id] = _Known(record, RunView.of(record.data))
+            if listed and self._sweep is not None:
+                self._sweep.met.add(run_id)
+        self._known = known
+
+    def _forget(self, run_ids: set[str]) -> None:
+        self._known = {i: known for i, known in self._known.items() if i not in run_ids}
+        for cache in (self._ends, self._bests, self._lines):
+            cache.forget(run_ids)
+
+
+@dataclass(frozen=True)
+class _Known:
+    record: RunRecord
+    view: RunView
+
+
+@dataclass
+class _Sweep:
+    """A reading of all runs, page by page. met: Runs that were read since it began."""
+
+    token: str | None = None
+    met: set[str] = field(default_factory=set)
+
+
+class _FromSeries(Generic[_T]):
+    """What is computed from a metric's series, by run; read again when the run has logged or ended since.
+
+    Args:
+        metrics: Names; the first that a run has counts.
+        points: How many values of the series are needed.
+        reread_s: Seconds before a value of a run that goes on is read again.
+    """
+
+    def __init__(
+        self,
+        reader: RunReader,
+        metrics: tuple[str, ...],
+        points: int,
+        reread_s: float,
+        compute: Callable[[Series], _T | None],
+    ) -> None:
+        self._reader = reader
+        self._metrics = metrics
+        self._points = points
+        self._reread_s = reread_s
+        self._compute = compute
+        self._found: dict[str, tuple[str, float, _T | None]] = {}
+
+    def of(self, run_id: str) -> _T | None:
+        """The value as it was read last, or None."""
+        found = self._found.get(run_id)
+        return found[2] if found else None
+
+    def due(self, records: Iterable[RunRecord]) -> list[RunRecord]:
+        """The runs whose value is to be read."""
+        return [record for record in records if self._metric(record) and self._is_due(record)]
+
+    def read(self, records: Sequence[RunRecord]) -> None:
+        """Reads the values of these runs."""
+        for metric in self._metrics:
+            chosen = {record.data.run_id: record for record in records if self._metric(record) == metric}
+            series = self._reader.series(list(chosen), metric, points=self._points) if chosen else {}
+            for run_id, record in chosen.items():
+                value = self._compute(series[run_id]) if run_id in series else None
+                self._found[run_id] = (self._logged(record), time.monotonic(), value)
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """These runs are no more."""
+        for run_id in run_ids:
+            self._found.pop(run_id, None)
+
+    def _metric(self, record: RunRecord) -> str | None:
+        return next((metric for metric in self._metrics if metric in record.data.metrics), None)
+
+    def _is_due(self, record: RunRecord) -> bool:
+        logged, read_at, _ = self._found.get(record.data.run_id, ("", -math.inf, None))
+        may = record.data.status not in NOT_ENDED or time.monotonic() - read_at >= self._reread_s
+        return may and logged != self._logged(record)
+
+    def _logged(self, record: RunRecord) -> str:
+        """Changes when the run logs the metric, ends or goes on (the same value again is not noticed)."""
+        metric = self._metric(record) or ""
+        return f"{record.data.status} {record.data.ended} {metric} {record.data.metrics.get(metric)}"
+
+
+def _finite(series: Series) -> tuple[float, ...]:
+    values = series.values[np.isfinite(series.values)]
+    return tuple(values.tolist())
+
+
+def _smallest(series: Series) -> float | None:
+    return min(_finite(series), default=None)
+
+
+def _end(series: Series) -> float:
+    """When the training ends by its last estimate: Unix time in seconds."""
+    return float(series.times[-1] / 1000 + series.values[-1])

@@ -1,0 +1,281 @@
+"""Bulk reads in SQL, of the tables of MLflow's tracking database. Nothing is written, locked or created."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from ftlab_mlflow.analytics.reader import LARGEST, REQUEST_TAGS, RunPage, RunRecord, series_of, told
+from ftlab_mlflow.analytics.search_reader import position_of, token_of
+from ftlab_mlflow.analytics.series import Series, reduce
+from ftlab_mlflow.control.mlflow_errors import unavailable
+from ftlab_mlflow.control.mlflow_store import end_of, open_database, time_of
+from ftlab_mlflow.control.store import NOT_ENDED, RunData
+from ftlab_mlflow.errors import RunNotFound
+
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mssql")
+_AT_ONCE = 500
+"""Ids that one statement names; some databases take no more than 2,000 values."""
+_NAME_TAG = "mlflow.runName"
+
+# What is read, and no more: `SqlReader.can_read` looks whether it is there.
+_EXPERIMENTS = sa.table(
+    "experiments", sa.column("experiment_id", sa.Integer), sa.column("name"), sa.column("lifecycle_stage")
+)
+_RUNS = sa.table(
+    "runs",
+    sa.column("run_uuid", sa.String),
+    sa.column("name"),
+    sa.column("status"),
+    sa.column("start_time", sa.BigInteger),
+    sa.column("end_time", sa.BigInteger),
+    sa.column("lifecycle_stage"),
+    sa.column("experiment_id", sa.Integer),
+)
+_TAGS, _PARAMS = (
+    sa.table(name, sa.column("run_uuid", sa.String), sa.column("key", sa.String), sa.column("value"))
+    for name in ("tags", "params")
+)
+_LATEST, _METRICS = (
+    sa.table(
+        name,
+        sa.column("run_uuid", sa.String),
+        sa.column("key", sa.String),
+        sa.column("value", sa.Float),
+        sa.column("timestamp", sa.BigInteger),
+        sa.column("step", sa.BigInteger),
+        sa.column("is_nan", sa.Boolean),
+    )
+    for name in ("latest_metrics", "metrics")
+)
+_TABLES = (_EXPERIMENTS, _RUNS, _TAGS, _PARAMS, _LATEST, _METRICS)
+
+_STARTED = sa.func.coalesce(_RUNS.c.start_time, 0)
+_SHOWN = (
+    sa.select(_RUNS, _EXPERIMENTS.c.name.label("experiment"))
+    .join(_EXPERIMENTS, _EXPERIMENTS.c.experiment_id == _RUNS.c.experiment_id)
+    .where(_RUNS.c.lifecycle_stage == "active", _EXPERIMENTS.c.lifecycle_stage == "active")
+)
+_POINTS = sa.select(*_METRICS.c["run_uuid", "step", "value", "timestamp", "is_nan"])
+_IS_FINITE = sa.and_(_METRICS.c.is_nan == sa.false(), _METRICS.c.value.not_in([LARGEST, -LARGEST]))
+
+
+class SqlReader:
+    """A `RunReader` on a tracking database."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.tracking_uri = tracking_uri
+        engine = open_database(tracking_uri)
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only = ON"))
+        self._engine = engine.execution_options(postgresql_readonly=True)
+
+    @staticmethod
+    def can_read(tracking_uri: str) -> bool:
+        """Whether this is a database with MLflow's tables as this reader knows them."""
+        from mlflow.utils.workspace_utils import is_workspaces_enabled
+
+        # A workspace's user may not see all experiments, which only MLflow's own store knows to tell.
+        if not tracking_uri.startswith(_DIALECTS) or MLFLOW_ENABLE_WORKSPACES.get():
+            return False
+        reader = SqlReader(tracking_uri)
+        with reader._connection() as connection:
+            inspector = sa.inspect(connection)
+            known = set(inspector.get_table_names())
+            return all(
+                table.name in known
+                and {c["name"] for c in inspector.get_columns(table.name)} >= set(table.c.keys())
+                for table in _TABLES
+            )
+
+    @contextmanager
+    def _connection(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise unavailable(self.tracking_uri, error) from error
+
+    def experiments(self) -> dict[str, str]:
+        query = sa.select(_EXPERIMENTS.c.experiment_id, _EXPERIMENTS.c.name)
+        with self._connection() as connection:
+            rows = connection.execute(query.where(_EXPERIMENTS.c.lifecycle_stage == "active"))
+            return {str(experiment): name for experiment, name in rows}
+
+    def page(
+        self,
+        token: str | None = None,
+        *,
+        limit: int = 200,
+        experiments: Sequence[str] | None = None,
+        active: bool = False,
+        params: Sequence[str] | None = None,
+    ) -> RunPage:
+        query = _SHOWN.order_by(_STARTED.desc(), _RUNS.c.run_uuid).limit(limit + 1)
+        if experiments is not None:
+            query = query.where(_RUNS.c.experiment_id.in_([int(id) for id in experiments]))
+        if active:
+            query = query.where(_RUNS.c.status.in_(NOT_ENDED))
+        if last := position_of(token):
+            started, run_id = -last[0], last[1]
+            before = sa.and_(started == _STARTED, _RUNS.c.run_uuid > run_id)
+            query = query.where(sa.or_(started > _STARTED, before))
+        with self._connection() as connection:
+            rows = connection.execute(query).all()
+            records = self._records(connection, rows[:limit], params, requests=False)
+        if len(rows) <= limit:
+            return RunPage(records, None)
+        end = rows[limit - 1]
+        return RunPage(records, token_of((-(end.start_time or 0), end.run_uuid)))
+
+    def record(self, run_id: str) -> RunRecord:
+        with self._connection() as connection:
+            rows = connection.execute(_SHOWN.where(_RUNS.c.run_uuid == run_id)).all()
+            if not rows:
+                raise RunNotFound(f"no run {run_id}, or it is deleted")
+            return self._records(connection, rows, None, requests=True)[0]
+
+    def _records(
+        self,
+        connection: sa.Connection,
+        rows: Sequence[sa.Row[Any]],
+        names: Sequence[str] | None,
+        *,
+        requests: bool,
+    ) -> tuple[RunRecord, ...]:
+        tags: dict[str, dict[str, str]] = defaultdict(dict)
+        params: dict[str, dict[str, str]] = defaultdict(dict)
+        metrics: dict[str, dict[str, float]] = defaultdict(dict)
+        of_tags = [] if requests else [~_TAGS.c.key.startswith(prefix) for prefix in REQUEST_TAGS]
+        of_params = [] if names is None else [_PARAMS.c.key.in_(names)]
+        for begin in range(0, len(rows), _AT_ONCE):
+            ids = [row.run_uuid for row in rows[begin : begin + _AT_ONCE]]
+            for run, key, value in connection.execute(_texts(_TAGS, ids, of_tags)):
+                tags[run][key] = value or ""
+            for run, key, value in connection.execute(_texts(_PARAMS, ids, of_params)):
+                params[run][key] = value
+            latest = sa.select(*_LATEST.c["run_uuid", "key", "value", "is_nan"])
+            for run, key, value, is_nan in connection.execute(latest.where(_LATEST.c.run_uuid.in_(ids))):
+                metrics[run][key] = float("nan") if is_nan else told(value)
+        return tuple(
+            RunRecord(
+                RunData(
+                    run_id=(run := row.run_uuid),
+                    name=row.name or tags[run].get(_NAME_TAG, ""),
+                    experiment_id=str(row.experiment_id),
+                    status=row.status,
+                    started=time_of(row.start_time),
+                    ended=end_of(row.status, row.end_time),
+                    tags=tags[run],
+                    metrics=metrics[run],
+                ),
+                row.experiment,
+                params[run],
+            )
+            for row in rows
+        )
+
+    def series(
+        self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
+    ) -> dict[str, Series]:
+        found: dict[str, Series] = {}
+        with self._connection() as connection:
+            for begin in range(0, len(run_ids), _AT_ONCE):
+                wanted = [_METRICS.c.key == key, _METRICS.c.run_uuid.in_(run_ids[begin : begin + _AT_ONCE])]
+                if after is not None:
+                    wanted.append(_METRICS.c.step > after)
+                found |= _series(connection, wanted, points)
+        return found
+
+
+def _texts(table: sa.TableClause, ids: Sequence[str], also: Sequence[Any]) -> sa.Select[Any]:
+    return sa.select(table.c.run_uuid, table.c.key, table.c.value).where(table.c.run_uuid.in_(ids), *also)
+
+
+def _series(connection: sa.Connection, wanted: list[Any], points: int) -> dict[str, Series]:
+    """All values of each short series, and of a longer one those that keep its shape."""
+    at = _METRICS.c
+    extent = sa.select(at.run_uuid, sa.func.count(), sa.func.min(at.step), sa.func.max(at.step))
+    totals: dict[str, int] = {}
+    long: list[str] = []
+    whole: list[str] = []
+    for run_id, total, first, last in connection.execute(extent.where(*wanted).group_by(at.run_uuid)):
+        totals[run_id] = total
+        # Values that are all at one step cannot be told apart by it: they are reduced here, by time.
+        (long if total > points and first < last else whole).append(run_id)
+    queries = [_POINTS.where(*wanted, at.run_uuid.in_(whole))] if whole else []
+    if long:
+        queries += _reduced([*wanted, at.run_uuid.in_(long)], max(1, points // 2))
+    rows: dict[str, set[tuple[int, float, int, bool]]] = defaultdict(set)
+    for query in queries:
+        for run_id, *row in connection.execute(query):
+            rows[run_id].add(tuple(row))
+    found = {}
+    for run_id, total in totals.items():
+        logged = ((step, math.nan if is_nan else value, time) for step, value, time, is_nan in rows[run_id])
+        series = series_of(logged, total)
+        found[run_id] = reduce(series, points) if run_id in whole else series
+    return found
+
+
+def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
+    """What gets the values to keep of long series.
+
+    Of each of `pieces` ranges of steps of the same width the first of its smallest, of its largest and of
+    each kind of values that are not finite, and the very first and last value.
+    """
+    at = _METRICS.c
+    first, last = sa.func.min(at.step), sa.func.max(at.step)
+    width = ((last - first) // pieces + 1).label("width")
+    runs = (
+        sa.select(at.run_uuid, first.label("first"), last.label("last"), width)
+        .where(*wanted)
+        .group_by(at.run_uuid)
+        .cte("runs_wanted")
+    )
+    begin = (runs.c.first + (at.step - runs.c.first) // runs.c.width * runs.c.width).label("begin")
+    finite = sa.case((_IS_FINITE, at.value))
+    pieces_of_runs = (
+        sa.select(
+            at.run_uuid,
+            begin,
+            (begin + runs.c.width).label("end"),
+            sa.func.min(finite).label("low"),
+            sa.func.max(finite).label("high"),
+        )
+        .join(runs, runs.c.run_uuid == at.run_uuid)
+        .where(*wanted)
+        .group_by(at.run_uuid, begin, runs.c.width)
+        .cte("pieces")
+    )
+    piece = pieces_of_runs.c
+    same = [at.run_uuid, piece.begin, at.value, at.is_nan]
+    rank = sa.func.row_number().over(partition_by=same, order_by=[at.step, at.timestamp])
+    extremes = (
+        _POINTS.add_columns(rank.label("rank"))
+        .join(
+            pieces_of_runs,
+            sa.and_(piece.run_uuid == at.run_uuid, at.step >= piece.begin, at.step < piece.end),
+        )
+        .where(*wanted, sa.or_(at.value == piece.low, at.value == piece.high, sa.not_(_IS_FINITE)))
+        .cte("extremes")
+    )
+    order = [at.step, at.timestamp, at.value]
+    from_front = sa.func.row_number().over(partition_by=at.run_uuid, order_by=order)
+    from_back = sa.func.row_number().over(partition_by=at.run_uuid, order_by=[o.desc() for o in order])
+    ends = (
+        _POINTS.add_columns(from_front.label("rank"), from_back.label("rank_from_back"))
+        .join(runs, sa.and_(runs.c.run_uuid == at.run_uuid, at.step.in_([runs.c.first, runs.c.last])))
+        .where(*wanted)
+        .cte("ends")
+    )
+    return [
+        sa.select(*list(extremes.c)[:-1]).where(extremes.c.rank == 1),
+        sa.select(*list(ends.c)[:-2]).where(sa.or_(ends.c.rank == 1, ends.c.rank_from_back == 1)),
+    ]

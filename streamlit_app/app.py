@@ -1,0 +1,25 @@
+"""The dashboard: `ftlab dashboard` runs this file. It chooses the page; pages render and call the library."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from streamlit_app import identity
+from streamlit_app.components import banner
+
+
+def main() -> None:
+    """One run of the script: for a person that is let in, one page."""
+    st.set_page_config(page_title="ftlab", page_icon=":material/tune:", layout="wide")
+    pages = [
+        st.Page("pages/runs.py", title="Runs", url_path="runs", icon=":material/table_rows:", default=True),
+        st.Page("pages/run.py", title="Run", url_path="run", icon=":material/tune:"),
+        st.Page("pages/compare.py", title="Compare", url_path="compare", icon=":material/stacked_line_chart:"),
+        st.Page("pages/settings.py", title="Settings", url_path="settings", icon=":material/settings:"),
+    ]
+    page = st.navigation(pages, position="top")
+    identity.gate()
+    banner.errors_of(page.run)
+
+
+main()

@@ -1,0 +1,38 @@
+"""The theme a person chose. Streamlit has no call for it: a theme is the server's, or the browser's own choice.
+
+The browser's choice is kept in its local storage, one entry for each page's path. This writes that entry and loads
+the page anew where the theme on the screen is another one. A browser that keeps nothing stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import streamlit as st
+
+Theme = Literal["system", "light", "dark"]
+
+# The name of the entry is Streamlit's (1.67: static/js/utils, CACHED_THEME_BASE_KEY); "ftlab-theme" is ours: it tells
+# an entry written here from one that a person made in Streamlit's menu. The page is loaded at most once for a change.
+_SCRIPT = """<script>(() => {
+  const wanted = %s, isShown = %s;
+  const entry = `stActiveTheme-${location.pathname}-v2`, ours = "ftlab-theme";
+  if (wanted === "System") {
+    if (localStorage.getItem(ours) === null) return;
+    localStorage.removeItem(ours);
+    Object.keys(localStorage).filter(k => k.startsWith("stActiveTheme-")).forEach(k => localStorage.removeItem(k));
+    location.reload();
+  } else if (localStorage.getItem(entry) !== JSON.stringify(wanted)) {
+    localStorage.setItem(ours, wanted);
+    localStorage.setItem(entry, JSON.stringify(wanted));
+    if (!isShown) location.reload();
+  }
+})()</script>"""
+
+
+def apply(theme: Theme) -> None:
+    """Shows this theme. Called last on a page: it leaves an empty element behind."""
+    is_shown = st.context.theme.type == theme
+    script = _SCRIPT % (json.dumps(theme.capitalize()), json.dumps(is_shown))
+    st.html(script, unsafe_allow_javascript=True)

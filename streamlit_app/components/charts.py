@@ -1,0 +1,209 @@
+"""Plotly figures of metrics: raw lines that smoothing never hides, values that are not finite, marks of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+from numpy.typing import NDArray
+
+from ftlab_mlflow.analytics.series import Series, on_epochs, smoothed
+from ftlab_mlflow.control.markers import Marker
+from streamlit_app.components import palette
+from streamlit_app.components.text import plotly
+
+Axis = Literal["step", "time", "epoch"]
+HEIGHT = 260
+"""Pixels of a chart."""
+_NOT_FINITE = {"NaN": "x", "+∞": "triangle-up", "−∞": "triangle-down"}
+AXIS_TITLES = {"step": "optimizer step", "time": "hours", "epoch": "epoch"}
+
+
+@dataclass(frozen=True)
+class View:
+    """How charts are drawn.
+
+    Attributes:
+        smoothing: Weight of the past in the smoothed line, from 0 (none) to below 1.
+        log_y: Logarithmic values; what is not above 0 is left out there, and counted in the title.
+    """
+
+    axis: Axis = "step"
+    smoothing: float = 0.0
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the steps of one run lie on another axis.
+
+    Attributes:
+        epochs: The run's `epoch` metric. start: Unix time in ms of the run's start.
+    """
+
+    epochs: Series | None = None
+    start: int = 0
+
+    def x(self, series: Series, axis: Axis) -> NDArray[np.float64]:
+        """The values of a series on the axis; NaN where it is not known."""
+        if axis == "time":
+            return (series.times - self.start) / 3_600_000
+        if axis == "epoch":
+            return on_epochs(series, self.epochs) if self.epochs else np.full(len(series.steps), np.nan)
+        return series.steps.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series of a chart. `number` chooses its colour."""
+
+    label: str
+    series: Series
+    place: Place = field(default_factory=Place)
+    number: int = 0
+
+
+def figure(
+    lines: Sequence[Line],
+    view: View,
+    *,
+    unit: str = "",
+    markers: Sequence[tuple[Marker, str]] = (),
+    place: Place | None = None,
+) -> go.Figure:
+    """One chart.
+
+    Args:
+        unit: Of the values.
+        markers: Applied requests with one more line to say of each (the effect), drawn with `place`.
+    """
+    chart = go.Figure(layout=_layout(view, unit, legend=len(lines) > 1))
+    for line in lines:
+        _draw(chart, line, view)
+    if place is not None:
+        _mark(chart, markers, place, view.axis)
+    return chart
+
+
+def show(chart: go.Figure, key: str) -> None:
+    """Puts it on the page. The zoom survives a refresh."""
+    config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+    st.plotly_chart(chart, key=key, config=config, height=HEIGHT)
+
+
+def _layout(view: View, unit: str, *, legend: bool) -> dict[str, Any]:
+    return {
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+        "height": HEIGHT,
+        "hovermode": "closest",
+        "showlegend": legend,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
+        "uirevision": view.axis,
+        "xaxis": {"title": {"text": AXIS_TITLES[view.axis], "standoff": 4}, "zeroline": False},
+        "yaxis": {
+            "title": {"text": unit},
+            "type": "log" if view.log_y else "linear",
+            "exponentformat": "power",
+            "zeroline": False,
+        },
+        # What has no value of its own stands at the edge: requests on top, NaN and infinity below.
+        "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+    }
+
+
+def _draw(chart: go.Figure, line: Line, view: View) -> None:
+    series, x = line.series, line.place.x(line.series, view.axis)
+    label, color, dash = plotly(line.label, 60), palette.color(line.number), palette.dash(line.number)
+    finite = np.isfinite(series.values)
+    is_smooth = view.smoothing > 0 and finite.sum() > 2
+    few = len(series.steps) <= 60
+    common = {"name": label, "legendgroup": label, "x": x}
+    raw = np.where(finite, series.values, np.nan)
+    hover = "%{y:.6g} at %{customdata}<extra>" + label + "</extra>"
+    chart.add_scatter(
+        **common,
+        y=raw,
+        customdata=[f"step {step:,}" for step in series.steps.tolist()],
+        mode="lines+markers" if few and not is_smooth else "lines",
+        line={"color": color, "width": 1 if is_smooth else 1.8, "dash": dash},
+        marker={"size": 5},
+        opacity=0.35 if is_smooth else 1,
+        showlegend=not is_smooth,
+        connectgaps=False,
+        hovertemplate=hover,
+    )
+    if is_smooth:
+        chart.add_scatter(
+            **common,
+            y=smoothed(series, view.smoothing),
+            mode="lines",
+            line={"color": color, "width": 2, "dash": dash},
+            hovertemplate="%{y:.6g} smoothed<extra>" + label + "</extra>",
+        )
+    _draw_not_finite(chart, series, x, label, color)
+
+
+def _draw_not_finite(
+    chart: go.Figure, series: Series, x: NDArray[np.float64], label: str, color: str
+) -> None:
+    values = series.values
+    kinds = {"NaN": np.isnan(values), "+∞": np.isposinf(values), "−∞": np.isneginf(values)}
+    for kind, chosen in kinds.items():
+        if chosen.any():
+            chart.add_scatter(
+                name=f"{kind} {label}",
+                x=x[chosen],
+                y=np.full(int(chosen.sum()), 0.03),
+                yaxis="y2",
+                mode="markers",
+                marker={"symbol": _NOT_FINITE[kind], "size": 8, "color": color},
+                customdata=series.steps[chosen],
+                hovertemplate=kind + " at step %{customdata:,}<extra>" + label + "</extra>",
+            )
+
+
+def _mark(chart: go.Figure, markers: Sequence[tuple[Marker, str]], place: Place, axis: Axis) -> None:
+    if not markers:
+        return
+    x = marked([marker for marker, _ in markers], place, axis)
+    for position in np.unique(x[np.isfinite(x)]):
+        chart.add_vline(x=float(position), line={"color": palette.faint(), "width": 1, "dash": "dot"})
+    chart.add_scatter(
+        name="requests",
+        x=x,
+        y=np.full(len(markers), 0.97),
+        yaxis="y2",
+        mode="markers",
+        showlegend=False,
+        marker={"symbol": "diamond", "size": 9, "color": palette.ink()},
+        text=[hover(marker, more) for marker, more in markers],
+        hovertemplate="%{text}<extra></extra>",
+        hoverlabel={"align": "left"},
+    )
+
+
+def marked(markers: Sequence[Marker], place: Place, axis: Axis) -> NDArray[np.float64]:
+    """Where requests lie on the axis; NaN where that is not known."""
+    at = Series(
+        steps=np.array([marker.step for marker in markers], dtype=np.int64),
+        values=np.zeros(len(markers)),
+        times=np.array([marker.time.timestamp() * 1000 for marker in markers], dtype=np.int64),
+        total=len(markers),
+    )
+    return place.x(at, axis)
+
+
+def hover(marker: Marker, more: str = "") -> str:
+    """What is said of a request: the change, when, who, why, and one more line."""
+    said = [f"<b>{plotly(marker.text)}</b>", f"step {marker.step:,}"]
+    if marker.by:
+        said.append(f"by {plotly(marker.by, 60)}" + (f" ({plotly(marker.via, 30)})" if marker.via else ""))
+    if marker.reason:
+        said.append(plotly(marker.reason))
+    if more:
+        said.append(plotly(more))
+    return "<br>".join(said)

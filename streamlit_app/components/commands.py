@@ -1,0 +1,64 @@
+"""The buttons of a run: pause, resume, evaluate, checkpoint, rollback, stop, as far as its surface offers them."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from ftlab_mlflow.control.view import RunView
+from streamlit_app.components import sending
+
+_ICONS = {
+    "pause": ":material/pause:",
+    "resume": ":material/play_arrow:",
+    "evaluate": ":material/fact_check:",
+    "checkpoint": ":material/save:",
+    "rollback": ":material/history:",
+    "stop": ":material/stop:",
+}
+_ASKS_FIRST = ("rollback", "stop")
+
+
+def show(view: RunView, closed: str | None) -> None:
+    """One button a command; those that cannot be taken back ask first."""
+    if view.surface is None:
+        return
+    offered = [name for name in _ICONS if name in view.surface.commands and _fits(name, view)]
+    asking = f"asking {view.data.run_id}"
+    with st.container(horizontal=True, gap="small", key="commands"):
+        for name in offered:
+            label = name.capitalize() + ("…" if name in _ASKS_FIRST else "")
+            if st.button(label, icon=_ICONS[name], disabled=closed is not None, key=f"command {name}"):
+                if name in _ASKS_FIRST:
+                    st.session_state[asking] = name
+                else:
+                    sending.command(view, name)
+    asked = st.session_state.get(asking)
+    if asked in offered and closed is None:
+        _ask(view, asked, asking)
+
+
+def _fits(name: str, view: RunView) -> bool:
+    is_paused = view.state == "paused"
+    return {"pause": not is_paused, "resume": is_paused}.get(name, True)
+
+
+def _ask(view: RunView, name: str, asking: str) -> None:
+    def done() -> None:
+        st.session_state.pop(asking, None)
+
+    with st.container(border=True):
+        args: dict[str, str | bool] = {}
+        if name == "stop":
+            st.text("Stop this training at the next step? It ends the run.")
+            args["save"] = st.checkbox("Write a checkpoint first", value=True, key="stop saves")
+        else:
+            st.text("Go back to a checkpoint of this run? Steps since then are trained again; changes stay.")
+            where = st.text_input(
+                "Checkpoint", placeholder="the last one", help="Its folder, such as checkpoint-500", key="rollback to"
+            )
+            if where.strip():
+                args["checkpoint"] = where.strip()
+        with st.container(horizontal=True):
+            if st.button(f"{name.capitalize()} now", type="primary", key="asked yes", on_click=done):
+                sending.command(view, name, **args)
+            st.button("Keep training", key="asked no", on_click=done)

@@ -1,0 +1,147 @@
+"""What can be changed in a run, drawn from its surface alone: fields, the summary of what is edited, sending it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import streamlit as st
+
+from ftlab_mlflow.analytics import units
+from ftlab_mlflow.control import view as views
+from ftlab_mlflow.control.surface import Param
+from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.control.wire import Scalar, shown_value
+from ftlab_mlflow.errors import FTLabError
+from streamlit_app import state
+from streamlit_app.components import preview, sending
+
+_ASK_AGAIN_S = 60.0
+"""Seconds after which the tracking server is asked anew whether this person may write."""
+
+
+def why_closed(view: RunView) -> str | None:
+    """Why nothing can be changed now; None where it can."""
+    if reason := views.why_closed(view):
+        return reason
+    key = f"may write {view.data.run_id}"
+    asked_at, answer = st.session_state.get(key, (0.0, None))
+    if time.monotonic() - asked_at > _ASK_AGAIN_S or not asked_at:
+        answer = state.live_run(view.data.run_id).why_read_only()
+        st.session_state[key] = (time.monotonic(), answer)
+    reason_or_none: str | None = answer
+    return reason_or_none
+
+
+def show(view: RunView, closed: str | None) -> None:
+    """The fields, and below them what was edited."""
+    st.subheader("Change it live", anchor=False)
+    if closed:
+        st.info("Nothing can be changed now.", icon=":material/lock:")
+        st.text(closed)
+    if view.surface is None:
+        return
+    edited: dict[str, Scalar] = {}
+    for name, param in view.surface.params.items():
+        value = _field(view, name, param, disabled=closed is not None)
+        if value is not None:
+            edited[name] = value
+    if not closed:
+        preview.show(view.surface, edited)
+        _summary(view, edited)
+    _refusal(view)
+    if view.surface.unsupported:
+        with st.expander("Not offered in this run"):
+            for name, why in view.surface.unsupported.items():
+                st.text(f"{name}: {why}")
+
+
+def _field(view: RunView, name: str, param: Param, *, disabled: bool) -> Scalar | None:
+    """One parameter; its new value, if there is a good one."""
+    key = _key(view, name)
+    seen = _seen(view)
+    if key not in st.session_state or not st.session_state[key]:
+        seen.pop(name, None)
+    shown_asked = param.asked  # what the person sees while typing: `expect` of the request
+
+    def edited() -> None:
+        seen.setdefault(name, shown_asked)
+
+    said = f"{shown_value(param.value)} in force"
+    if param.value != param.asked:
+        said += f", {shown_value(param.asked)} asked for"
+    common: dict[str, Any] = {"key": key, "on_change": edited, "disabled": disabled, "help": _help(param)}
+    if param.type in ("enum", "bool"):
+        choices = list(param.choices) if param.type == "enum" else ["true", "false"]
+        text = st.selectbox(name, choices, index=None, placeholder=said, **common)
+    else:
+        text = st.text_input(name, placeholder=said, live=True, **common)
+    if not text or not text.strip():
+        return None
+    try:
+        value = param.parse(text)
+    except FTLabError as error:
+        st.text(f"{name}: {error}")
+        return None
+    return value
+
+
+def _help(param: Param) -> str:
+    bounds = {"from": param.min, "to": param.max}
+    said = " ".join(f"{word} {units.number(bound)}" for word, bound in bounds.items() if bound is not None)
+    return "  \n".join(part for part in (param.help, f"{param.type} {said}".strip()) if part)
+
+
+def _summary(view: RunView, edited: dict[str, Scalar]) -> None:
+    if not edited or view.surface is None:
+        return
+    seen = _seen(view)
+    with st.container(border=True, key="summary"):
+        for name, value in edited.items():
+            asked = view.surface.params[name].asked
+            st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}")
+            if name in seen and seen[name] != asked:
+                st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
+        reason = st.text_input("Why (optional)", key=f"reason {view.data.run_id}", placeholder="loss plateau")
+        with st.container(horizontal=True):
+            label = "Send 1 change" if len(edited) == 1 else f"Send {len(edited)} changes"
+            st.button(label, type="primary", key="send", on_click=_send, args=(view, edited, reason))
+            st.button("Discard", key="discard", on_click=_clear, args=(view,))
+
+
+def _send(view: RunView, edited: dict[str, Scalar], reason: str) -> None:
+    seen = _seen(view)
+    expect = {name: seen[name] for name in edited if name in seen}
+    if sending.change(view, edited, expect, reason.strip() or None):
+        _clear(view)
+
+
+def _clear(view: RunView) -> None:
+    assert view.surface is not None
+    for name, param in view.surface.params.items():
+        st.session_state[_key(view, name)] = None if param.type in ("enum", "bool") else ""
+    st.session_state[f"reason {view.data.run_id}"] = ""
+    _seen(view).clear()
+    sending.forget(view)
+
+
+def _refusal(view: RunView) -> None:
+    refused = sending.refused(view)
+    if refused is None:
+        return
+    st.error("Nothing was sent.", icon=":material/block:")
+    st.text(refused.text)
+    with st.container(horizontal=True):
+        if refused.code == "stale":
+            st.button("Send it all the same", key="again", on_click=sending.again, args=(view, refused))
+        st.button("Close", key="forget", on_click=sending.forget, args=(view,))
+
+
+def _key(view: RunView, name: str) -> str:
+    return f"set {name} {view.data.run_id}"
+
+
+def _seen(view: RunView) -> dict[str, Scalar]:
+    """What stood there when the person began to edit a field, by parameter."""
+    seen: dict[str, Scalar] = st.session_state.setdefault(f"seen {view.data.run_id}", {})
+    return seen

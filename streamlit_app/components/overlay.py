@@ -1,0 +1,93 @@
+"""Several runs in one chart: their metrics over each other, their live changes on one time line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import streamlit as st
+
+from ftlab_mlflow.analytics.series import Series
+from ftlab_mlflow.control.markers import Marker
+from streamlit_app.components import charts, palette
+from streamlit_app.components.text import plotly
+
+_ROW = 34
+"""Pixels of a run on the time line."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A run as charts draw it; its place among the runs chooses its colour.
+
+    Attributes:
+        label: A name that no other run here has.
+        series: The metrics that are drawn, by key.
+    """
+
+    label: str
+    place: charts.Place
+    series: Mapping[str, Series]
+    markers: Sequence[Marker]
+
+
+def metric(runs: Sequence[Drawn], key: str, how: charts.View, unit: str) -> go.Figure:
+    """One metric of all runs that have it. The time line is its legend."""
+    lines = [
+        charts.Line(run.label, run.series[key], run.place, number)
+        for number, run in enumerate(runs)
+        if key in run.series
+    ]
+    return charts.figure(lines, how, unit=unit).update_layout(showlegend=False)
+
+
+def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
+    """A row for each run, in its colour: how far it came, and where it was changed (hover: what, who, why)."""
+    chart = go.Figure()
+    for number, run in enumerate(runs):
+        color = palette.color(number)
+        style = {"color": color, "width": 3, "dash": palette.dash(number)}
+        chart.add_scatter(
+            x=[0.0, _end(run, how.axis)], y=[number, number], mode="lines", line=style, hoverinfo="skip"
+        )
+        chart.add_scatter(
+            x=charts.marked(run.markers, run.place, how.axis),
+            y=[number] * len(run.markers),
+            mode="markers",
+            marker={"symbol": "diamond", "size": 11, "color": color, "line": {"width": 1, "color": palette.ink()}},
+            text=[charts.hover(marker) for marker in run.markers],
+            hovertemplate="%{text}<extra></extra>",
+            hoverlabel={"align": "left"},
+        )
+        chart.add_annotation(
+            text=plotly(run.label, 60),
+            x=0,
+            y=number,
+            xref="paper",
+            xanchor="left",
+            yshift=11,
+            showarrow=False,
+            font={"size": 12},
+        )
+    height = _ROW * len(runs) + 70
+    chart.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        showlegend=False,
+        hovermode="closest",
+        uirevision=how.axis,
+        xaxis={"title": {"text": charts.AXIS_TITLES[how.axis], "standoff": 4}, "rangemode": "tozero"},
+        yaxis={"range": [len(runs) - 0.5, -0.8], "visible": False, "fixedrange": True},
+    )
+    st.plotly_chart(chart, key="time line", config={"displayModeBar": False}, height=height)
+
+
+def _end(run: Drawn, axis: charts.Axis) -> float:
+    """How far the run came on the axis, as its metrics say."""
+    places = [run.place.x(series, axis) for series in run.series.values()]
+    places.append(charts.marked(run.markers, run.place, axis))
+    known = np.concatenate(places)
+    known = known[np.isfinite(known)]
+    return float(known.max()) if len(known) else 0.0

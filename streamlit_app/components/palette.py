@@ -1,0 +1,53 @@
+"""Colours of series and states, for the light and the dark theme.
+
+Series: the colours of Okabe and Ito (Color Universal Design, 2008), which are told apart with every common
+colour vision, without yellow (too faint on white); from the eighth series on the line is dashed as well.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_INK = {"light": "#1c232d", "dark": "#e3e8ee"}
+_FAINT = {"light": "#8a94a3", "dark": "#8a94a3"}
+_STATE_COLORS = {
+    "running": "green",
+    "paused": "orange",
+    "lost": "red",
+    "failed": "red",
+    "unreadable": "red",
+    "finished": "blue",
+    "stopping": "orange",
+}
+
+
+def is_dark() -> bool:
+    """Whether the browser shows the dark theme."""
+    return st.context.theme.type == "dark"
+
+
+def ink() -> str:
+    """The colour of text."""
+    return _INK["dark" if is_dark() else "light"]
+
+
+def faint() -> str:
+    """The colour of what stands behind: grid, marks of requests."""
+    return _FAINT["dark" if is_dark() else "light"]
+
+
+def color(number: int) -> str:
+    """The colour of a series by its number, from 0."""
+    colors = (*_SERIES, ink())
+    return colors[number % len(colors)]
+
+
+def dash(number: int) -> str:
+    """Plotly's line style of a series by its number, from 0."""
+    return ("solid", "dash", "dot")[number // (len(_SERIES) + 1) % 3]
+
+
+def state_color(state: str) -> str:
+    """Streamlit's colour of a run's state; every state is also said in words."""
+    return _STATE_COLORS.get(state, "gray")

@@ -1,0 +1,73 @@
+"""The learning rate over the rest of the run, before a change of it is sent: as planned, kept or held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from ftlab_mlflow.control.preview import Curve, preview
+from ftlab_mlflow.control.surface import Surface
+from ftlab_mlflow.control.wire import Scalar, shown_value
+from ftlab_mlflow.errors import UpdateRejected
+from streamlit_app.components import palette
+
+_HEIGHT = 170
+
+
+def show(surface: Surface, edited: Mapping[str, Scalar]) -> None:
+    """One small chart: today's plan, and what the edited rate makes of it with either schedule."""
+    if "learning_rate" not in surface.params:
+        return
+    curves: dict[str, Curve] = {}
+    reason = ""
+    value, mode = edited.get("learning_rate"), edited.get("lr_schedule")
+    wanted: dict[str, tuple[Scalar | None, Scalar | None]] = {"as planned": (None, None)}
+    if value is not None or mode is not None:
+        label = "unchanged" if value is None else shown_value(value)
+        modes = [mode] if mode else surface.params["lr_schedule"].choices if "lr_schedule" in surface.params else [None]
+        wanted |= {f"{label}, {each or 'keep'}": (value, each) for each in modes}
+    for label, (rate, schedule) in wanted.items():
+        try:
+            seen = preview(surface, rate, schedule)  # type: ignore[arg-type]
+        except UpdateRejected as error:
+            st.text(str(error))
+            return
+        curve = seen.changed if label != "as planned" else seen.today
+        if curve is None:
+            reason = seen.reason
+        else:
+            curves[label] = curve
+    if curves:
+        _chart(curves)
+    if reason:
+        st.caption("The rest of the run cannot be foreseen in full:")
+        st.text(reason)
+
+
+def _chart(curves: Mapping[str, Curve]) -> None:
+    chart = go.Figure()
+    for number, (label, curve) in enumerate(curves.items()):
+        chart.add_scatter(
+            name=label,
+            x=curve.steps,
+            y=curve.rates,
+            mode="lines",
+            line={
+                "color": palette.faint() if number == 0 and len(curves) > 1 else palette.color(max(0, number - 1)),
+                "width": 2,
+                "dash": "dot" if number == 0 and len(curves) > 1 else palette.dash(0),
+            },
+            hovertemplate="%{y:.4g} at step %{x:,}<extra>" + label + "</extra>",
+        )
+    chart.update_layout(
+        height=_HEIGHT,
+        margin={"l": 8, "r": 8, "t": 4, "b": 4},
+        showlegend=len(curves) > 1,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis={"title": {"text": "optimizer step", "standoff": 2}},
+        yaxis={"rangemode": "tozero", "exponentformat": "power"},
+    )
+    st.caption("Learning rate over the rest of the run")
+    st.plotly_chart(chart, key="preview", config={"displayModeBar": False}, height=_HEIGHT)

@@ -1,0 +1,45 @@
+"""The way of the latest requests: sent, seen, applied at a step, or refused and why."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import streamlit as st
+
+from ftlab_mlflow.control.ledger import Entry
+from ftlab_mlflow.control.view import RunView, progress_of, reasoned_text
+from streamlit_app.components import sending
+
+_SHOWN = 5
+_ICONS = {"applied": ":material/check_circle:", "rejected": ":material/block:", "cancelled": ":material/undo:"}
+_COLORS: dict[str, Literal["green", "red"]] = {"applied": "green", "rejected": "red"}
+
+
+def show(view: RunView) -> None:
+    """This session's requests, and those of anybody that are still open."""
+    mine = sending.sent(view)
+    known = {entry.id: entry for entry in view.entries}
+    ids = [*mine[:_SHOWN], *(entry.id for entry in view.pending if entry.id not in mine)]
+    if not ids:
+        return
+    st.subheader("Requests", anchor=False)
+    for request_id in ids:
+        with st.container(border=True, key=f"request {request_id}"):
+            if entry := known.get(request_id):
+                _entry(view, entry)
+            else:
+                st.text("Sent; the run's tags are being read.")
+
+
+def _entry(view: RunView, entry: Entry) -> None:
+    way = progress_of(entry, view)
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        st.badge(way.stage, icon=_ICONS.get(way.stage, ":material/schedule:"), color=_COLORS.get(way.stage, "gray"))
+        st.text(reasoned_text(entry))
+    st.text(way.text)
+    if way.stale and entry.update:
+        arguments = (view, entry.update)
+        st.button("Send it all the same", key=f"again {entry.id}", on_click=sending.again, args=arguments)
+    if not entry.answered and view.surface and "cancel" in view.surface.commands:
+        withdraw = {"id": entry.id}
+        st.button("Withdraw", key=f"cancel {entry.id}", on_click=sending.command, args=(view, "cancel"), kwargs=withdraw)

@@ -1,0 +1,164 @@
+"""Up to ten runs beside each other: charts, live changes, what came of them, and what they were given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import streamlit as st
+
+from ftlab_mlflow.analytics import comparison
+from ftlab_mlflow.analytics.comparison import MAX_RUNS
+from ftlab_mlflow.analytics.metric_table import charts, describe
+from ftlab_mlflow.analytics.reader import RunRecord
+from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.control.markers import markers
+from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.errors import RunNotFound, StoreUnavailable
+from streamlit_app import state
+from streamlit_app.components import banner, metrics, overlay
+from streamlit_app.components import charts as drawing
+from streamlit_app.components.text import plain
+
+_FIRST = 6
+"""Charts that are shown unless others are chosen."""
+
+
+def show() -> None:
+    """The page; the ids of the runs are in the address."""
+    st.title("Compare", anchor=False)
+    ids = comparison.run_ids(st.query_params.get("runs", ""))
+    if len(ids) > MAX_RUNS:
+        st.info(f"At most {MAX_RUNS} runs are compared: these are the first of {len(ids)}.")
+    feeds = _found(ids[:MAX_RUNS])
+    if len(feeds) < 2:
+        st.info("Choose two runs or more in the table of runs, then Compare.", icon=":material/table_rows:")
+    st.page_link("pages/runs.py", label="Choose runs", icon=":material/arrow_back:")
+    if feeds:
+        _live(feeds)
+
+
+def _found(ids: Sequence[str]) -> list[RunFeed]:
+    """Those of the runs that there are; the others are named."""
+    feeds, unknown, away = [], [], None
+    for run_id in ids:
+        feed = state.run_feed(run_id)
+        try:
+            feed.refresh()
+        except RunNotFound:
+            unknown.append(run_id)
+            continue
+        except StoreUnavailable as error:
+            away = error
+        if feed.record is not None:
+            feeds.append(feed)
+    if away and not feeds:
+        raise away
+    if unknown:
+        st.warning("There are no such runs, or they were deleted:", icon=":material/search_off:")
+        st.text("\n".join(unknown))
+    return feeds
+
+
+def _live(feeds: Sequence[RunFeed]) -> None:
+    def is_over() -> bool:
+        return all(RunView.of(record.data).is_over for record in _records(feeds))
+
+    every = None if is_over() else state.preferences().refresh_s
+
+    @st.fragment(run_every=every, key="comparison")
+    def fragment() -> None:
+        try:
+            for feed in feeds:
+                feed.refresh()
+        except StoreUnavailable as error:
+            banner.away(error, min((feed.read_at for feed in feeds if feed.read_at), default=None))
+        if is_over() != (every is None):
+            st.rerun()
+        _parts(feeds)
+
+    fragment()
+
+
+def _records(feeds: Sequence[RunFeed]) -> list[RunRecord]:
+    return [feed.record for feed in feeds if feed.record is not None]
+
+
+def _parts(feeds: Sequence[RunFeed]) -> None:
+    records = _records(feeds)
+    logged = {key: value for record in records for key, value in record.data.metrics.items()}
+    keys = [key for chart in charts(logged) for key in chart.keys]
+    titles = {key: describe(key).title for key in keys}
+    how = metrics.look("compare")
+    chosen = st.multiselect("Charts", keys, default=keys[:_FIRST], key="compared", format_func=titles.__getitem__)
+    runs = [
+        overlay.Drawn(
+            label=label,
+            place=drawing.Place(
+                epochs=feed.series("epoch") if how.axis == "epoch" else None,
+                start=int(record.data.started.timestamp() * 1000) if record.data.started else 0,
+            ),
+            series={key: series for key in chosen if (series := feed.series(key))},
+            markers=markers(RunView.of(record.data).entries),
+        )
+        for feed, record, label in zip(feeds, records, comparison.labels(records), strict=True)
+    ]
+    overlay.time_line(runs, how)
+    with st.grid(min_column_width=380, key="overlaid"):
+        for key in chosen:
+            with st.container():
+                st.markdown(f"**{plain(titles[key])}**")
+                drawing.show(overlay.metric(runs, key, how, describe(key).unit), key=f"overlaid {key}")
+    names = [run.label for run in runs]
+    _outcomes(records, runs, names, chosen)
+    _params(records, names)
+
+
+def _outcomes(
+    records: Sequence[RunRecord], runs: Sequence[overlay.Drawn], names: Sequence[str], keys: Sequence[str]
+) -> None:
+    st.subheader("Last and best values", anchor=False)
+    found = [comparison.outcome(key, records, [run.series.get(key) for run in runs]) for key in keys]
+    best_in: list[list[str]] = [[] for _ in records]
+    columns: dict[str, pa.Array] = {"run": pa.array(names)}
+    config: dict[str, object] = {"run": st.column_config.TextColumn("Run", pinned=True)}
+    for one in found:
+        known = describe(one.key)
+        for place in one.leaders:
+            best_in[place].append(known.title)
+        for word, values in (("last", one.last), ("best", one.best)):
+            if values is not None:
+                name = f"{word} {one.key}"
+                # Not by way of pandas, which would make nothing of NaN.
+                columns[name] = pa.array(values, pa.float64(), from_pandas=False)
+                unit = f", {known.unit}" if known.unit else ""
+                config[name] = st.column_config.NumberColumn(f"{known.title}, {word}{unit}", format="%.6g")
+    titles = list(dict.fromkeys(title for one in best_in for title in one))
+    columns["best in"] = pa.array(best_in, pa.list_(pa.string()))
+    config["best in"] = st.column_config.MultiselectColumn("Best in", options=titles, color="primary")
+    order = ["run", "best in", *(name for name in columns if name not in ("run", "best in"))]
+    st.dataframe(
+        pa.table(columns), column_order=order, column_config=config, hide_index=True, placeholder="–", key="outcomes"
+    )
+
+
+def _params(records: Sequence[RunRecord], names: Sequence[str]) -> None:
+    st.subheader("Parameters that differ", anchor=False)
+    differences = comparison.differing_params(records)
+    if not differences:
+        st.caption("The runs were started with the same parameters." if len(records) > 1 else "One run differs in nothing.")
+        return
+    columns: dict[str, pa.Array] = {"run": pa.array(names)}
+    config: dict[str, object] = {"run": st.column_config.TextColumn("Run", pinned=True)}
+    for one in differences:
+        name = f"param {one.name}"
+        if one.numbers is None:
+            columns[name] = pa.array(one.values, pa.string())
+            config[name] = st.column_config.TextColumn(one.name)
+        else:
+            columns[name] = pa.array(one.numbers, pa.float64())
+            config[name] = st.column_config.NumberColumn(one.name, format="%.10g")
+    st.dataframe(pa.table(columns), column_config=config, hide_index=True, placeholder="–", key="params")
+
+
+show()

@@ -1,0 +1,85 @@
+"""One run: where it stands, what can be changed and how that went, its charts and its history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.errors import RunNotFound, StoreUnavailable
+from streamlit_app import state
+from streamlit_app.components import banner, commands, controls, header, history, metrics, requests
+
+Part = Callable[[RunFeed, RunView], None]
+
+
+def show() -> None:
+    """The page; the run's id is in the address."""
+    run_id = st.query_params.get("id", "")
+    if not run_id:
+        st.info("No run is chosen.", icon=":material/table_rows:")
+        st.page_link("pages/runs.py", label="Choose one of all runs", icon=":material/arrow_back:")
+        return
+    feed = state.run_feed(run_id)
+    try:
+        feed.refresh()
+    except RunNotFound:
+        st.error("There is no such run, or it was deleted.", icon=":material/search_off:")
+        st.text(run_id)
+        st.page_link("pages/runs.py", label="All runs", icon=":material/arrow_back:")
+        return
+    except StoreUnavailable:
+        if feed.record is None:
+            raise
+    every = None if _read(feed).is_over else state.preferences().refresh_s
+    with st.container(key="head"):
+        _live(feed, every, _head)
+    side, wide = st.columns([5, 9], gap="large")
+    with side:
+        _live(feed, every, _steer)
+    with wide:
+        _live(feed, every, _watch)
+
+
+def _live(feed: RunFeed, every: float | None, part: Part) -> None:
+    """A part of the page that refreshes itself while the run goes on; what a person types in it stays."""
+
+    @st.fragment(run_every=every, key=part.__name__)
+    def fragment() -> None:
+        try:
+            feed.refresh()
+        except StoreUnavailable as error:
+            if part is _head:
+                banner.away(error, feed.read_at)
+        view = _read(feed)
+        if view.is_over != (every is None):
+            st.rerun()  # no part refreshes itself from now on, or, after a resume, again
+        part(feed, view)
+
+    fragment()
+
+
+def _read(feed: RunFeed) -> RunView:
+    assert feed.record is not None
+    return RunView.of(feed.record.data)
+
+
+def _head(feed: RunFeed, view: RunView) -> None:
+    header.show(feed, view)
+
+
+def _steer(feed: RunFeed, view: RunView) -> None:
+    closed = controls.why_closed(view)
+    commands.show(view, closed)
+    controls.show(view, closed)
+    requests.show(view)
+
+
+def _watch(feed: RunFeed, view: RunView) -> None:
+    metrics.show(feed, view)
+    history.show(view)
+
+
+show()

@@ -1,0 +1,110 @@
+"""All runs: which of them needs a hand. The way to each, and to a comparison of several."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from typing import get_args
+
+import streamlit as st
+
+from ftlab_mlflow.analytics.comparison import MAX_RUNS
+from ftlab_mlflow.analytics.run_table import RunRow, RunTable, options
+from ftlab_mlflow.control.messages import FINAL_STATES, State
+from ftlab_mlflow.control.mlflow_errors import without_credentials
+from streamlit_app import state
+from streamlit_app.components import banner, filters, run_grid
+from streamlit_app.components.filters import Filters
+
+_GO_ON = frozenset(get_args(State)) - {*FINAL_STATES}
+_ROWS = 50
+"""Rows of a page of the table: only these have their sparkline read and are sent to the browser."""
+_SLOWER = 5
+"""How many times as rarely the page looks for new runs while no run goes on."""
+
+
+def show() -> None:
+    """The page."""
+    table = state.run_table()
+    table.refresh()
+    rows = table.rows()
+    st.title("Runs", anchor=False)
+    chosen = filters.show(options(rows))
+    is_live = _is_live(table, rows)
+    every = state.preferences().refresh_s * (1 if is_live else _SLOWER)
+
+    @st.fragment(run_every=every, key="runs")
+    def fragment() -> None:
+        table.refresh()
+        rows = table.rows()
+        if _is_live(table, rows) != is_live:
+            st.rerun()
+        _part(table, rows, chosen)
+
+    fragment()
+
+
+def _is_live(table: RunTable, rows: Sequence[RunRow]) -> bool:
+    """Whether the table changes by itself: a run goes on, or not everything could be read."""
+    return not table.is_complete or table.problem is not None or any(row.state in _GO_ON for row in rows)
+
+
+def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters) -> None:
+    if table.problem:
+        banner.away(table.problem, table.read_at)
+    if not rows:
+        if table.is_complete:
+            _empty()
+        return
+    fit = chosen.apply(rows)
+    if opened := run_grid.opened():
+        st.switch_page("pages/run.py", query_params={"id": opened})
+    _selection()
+    if not fit:
+        st.info("No run fits the filters.", icon=":material/filter_alt:")
+        st.button("Clear the filters", key="clear filters", on_click=filters.clear)
+        return
+    pages = math.ceil(len(fit) / _ROWS)
+    page = min(st.session_state.get("page", 1), pages)
+    shown = fit[(page - 1) * _ROWS : page * _ROWS]
+    losses = table.series_for([row.run_id for row in shown])
+    run_grid.show(shown, losses, group=chosen.group, zone=_zone())
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.caption(_count(table, rows, fit))
+        if pages > 1:
+            st.pagination(pages, key="page")
+
+
+def _count(table: RunTable, rows: Sequence[RunRow], fit: Sequence[RunRow]) -> str:
+    going_on = sum(row.state in _GO_ON for row in rows)
+    said = f"{len(fit):,} of {len(rows):,} runs" if len(fit) < len(rows) else f"{len(rows):,} runs"
+    return f"{said}, {going_on:,} going on" + ("" if table.is_complete else "; reading more")
+
+
+def _selection() -> None:
+    ids = run_grid.selected()
+    with st.container(horizontal=True, vertical_alignment="center", key="selection"):
+        if not ids:
+            st.caption(f"Tick up to {MAX_RUNS} runs to compare them; the arrow opens a run.")
+            return
+        st.text(f"{len(ids)} selected" + (f", at most {MAX_RUNS} are compared" if len(ids) > MAX_RUNS else ""))
+        if len(ids) == 1 and st.button("Open", key="open", type="primary"):
+            st.switch_page("pages/run.py", query_params={"id": ids[0]})
+        if len(ids) > 1 and st.button("Compare", key="compare", type="primary", disabled=len(ids) > MAX_RUNS):
+            st.switch_page("pages/compare.py", query_params={"runs": ",".join(ids)})
+        st.button("Clear", key="clear selection", on_click=run_grid.clear)
+
+
+def _empty() -> None:
+    st.info("This tracking store has no runs yet.", icon=":material/rocket_launch:")
+    st.markdown("Start one. This trains a tiny model on the CPU for a minute; it shows up here by itself:")
+    uri = shlex.quote(without_credentials(state.tracking_uri()))
+    st.code(f"ftlab train sft --model demo --data demo --tracking_uri {uri}", language="sh")
+
+
+def _zone() -> str:
+    return state.preferences().time_zone or st.context.timezone or "UTC"
+
+
+show()

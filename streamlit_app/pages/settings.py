@@ -1,0 +1,121 @@
+"""What a person chooses: where the runs are, under which name to ask, how often to look, how it looks."""
+
+from __future__ import annotations
+
+from typing import Any
+from zoneinfo import available_timezones
+
+import streamlit as st
+
+from ftlab_mlflow.analytics.reader import open_reader
+from ftlab_mlflow.app_store import Preferences
+from ftlab_mlflow.control.mlflow_errors import without_credentials
+from ftlab_mlflow.errors import FTLabError
+from streamlit_app import identity, state
+
+_AXES = {"step": "Optimizer steps", "time": "Hours since the start", "epoch": "Epochs"}
+_THEMES = {"system": "As the system", "light": "Light", "dark": "Dark"}
+_MEMORY = {"GB": "GB (10⁹ bytes)", "GiB": "GiB (2³⁰ bytes)"}
+_THEME_HELP = (
+    "Streamlit keeps a theme in each browser. Light or dark is set there by loading a page once anew; "
+    "a browser that keeps nothing stays as it is, and a choice in Streamlit's own menu lasts until the next page."
+)
+
+
+def show() -> None:
+    """The page: one form, checked and kept as a whole."""
+    st.title("Settings", anchor=False)
+    chosen = state.preferences()
+    with st.form("settings", border=False, width=640):
+        values = _runs(chosen) | _live(chosen) | _looks(chosen) | _charts(chosen)
+        sent = st.form_submit_button("Save", type="primary", key="save")
+    if sent:
+        _save(chosen, values)
+
+
+def _runs(chosen: Preferences) -> dict[str, Any]:
+    st.subheader("Runs", anchor=False)
+    uri = st.text_input(
+        "Tracking URI",
+        value=chosen.tracking_uri or "",
+        key="tracking_uri",
+        placeholder=without_credentials(state.default_tracking_uri()),
+        help="MLflow's, such as http://host:5000 or sqlite:////home/me/mlflow.db. Empty: what the dashboard was "
+        "started with. Credentials belong into the environment of the dashboard.",
+    )
+    user = identity.user()
+    if user.signed_in:
+        st.text_input(
+            "Who I am", value=user.name, disabled=True, key="who", help="You are signed in; requests name you."
+        )
+        return {"tracking_uri": uri, "by": chosen.by}
+    by = st.text_input(
+        "Who I am",
+        value=chosen.by or "",
+        key="by",
+        placeholder=user.name,
+        help="Requests are sent under this name. Empty: the user that runs the dashboard.",
+    )
+    return {"tracking_uri": uri, "by": by}
+
+
+def _live(chosen: Preferences) -> dict[str, Any]:
+    seconds = st.number_input(
+        "Refresh every (seconds)",
+        value=chosen.refresh_s,
+        step=1.0,
+        format="%g",
+        key="refresh_s",
+        help="Pages of runs that go on refresh themselves so often.",
+    )
+    return {"refresh_s": float(seconds)}
+
+
+def _looks(chosen: Preferences) -> dict[str, Any]:
+    st.subheader("Looks", anchor=False)
+    theme = _choice("Theme", _THEMES, chosen.theme, "theme", _THEME_HELP)
+    memory = _choice("Memory in", _MEMORY, chosen.memory_unit, "memory_unit")
+    here = st.context.timezone
+    zones = ["", "UTC", *sorted(available_timezones() - {"UTC", "localtime"})]
+    zone = st.selectbox(
+        "Times in",
+        zones,
+        index=zones.index(chosen.time_zone or "") if (chosen.time_zone or "") in zones else 0,
+        format_func=lambda name: name or f"The browser's time zone{f' ({here})' if here else ''}",
+        key="time_zone",
+    )
+    return {"theme": theme, "memory_unit": memory, "time_zone": zone}
+
+
+def _charts(chosen: Preferences) -> dict[str, Any]:
+    st.subheader("Charts, when a page is opened", anchor=False)
+    axis = _choice("Over", _AXES, chosen.axis, "axis")
+    smoothing = st.slider(
+        "Smoothing", 0.0, 0.99, chosen.smoothing, 0.01, key="smoothing", help="The raw line is always shown."
+    )
+    log_scale = st.toggle("Logarithmic values", value=chosen.log_scale, key="log_scale")
+    return {"axis": axis, "smoothing": smoothing, "log_scale": log_scale}
+
+
+def _choice(label: str, names: dict[str, str], chosen: str, key: str, help: str | None = None) -> str | None:
+    return st.segmented_control(
+        label, list(names), format_func=names.__getitem__, default=chosen, required=True, key=key, help=help
+    )
+
+
+def _save(before: Preferences, values: dict[str, Any]) -> None:
+    try:
+        chosen = Preferences.checked(before.model_dump() | values)
+        if chosen.tracking_uri and chosen.tracking_uri != before.tracking_uri:
+            with st.spinner("Asking the tracking store …"):
+                found = len(open_reader(chosen.tracking_uri).experiments())
+            st.text(f"The tracking store answers: {found} experiment{'' if found == 1 else 's'}.")
+        state.save_preferences(chosen)
+    except FTLabError as error:
+        st.error("Nothing was saved.", icon=":material/error:")
+        st.text(str(error))
+        return
+    st.success("Saved.", icon=":material/check:")
+
+
+show()

@@ -1,0 +1,97 @@
+"""What outlives a run of the script: shared by all browser sessions, or kept for one of them."""
+
+from __future__ import annotations
+
+import os
+
+import streamlit as st
+
+from ftlab_mlflow.analytics.reader import RunReader, open_reader
+from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.analytics.run_table import RunTable
+from ftlab_mlflow.app_store import AppStore, Preferences
+from ftlab_mlflow.control.client import LiveRun
+from streamlit_app import identity
+
+
+@st.cache_resource
+def app_store() -> AppStore:
+    """The app's own database."""
+    return AppStore()
+
+
+def preferences() -> Preferences:
+    """What this person has chosen."""
+    user = identity.user().name
+    key = f"preferences of {user}"
+    if key not in st.session_state:
+        st.session_state[key] = app_store().preferences(user)
+    chosen: Preferences = st.session_state[key]
+    return chosen
+
+
+def save_preferences(chosen: Preferences) -> None:
+    """Keeps them for the next visit, and uses them from now on."""
+    user = identity.user().name
+    app_store().save(user, chosen)
+    st.session_state[f"preferences of {user}"] = chosen
+
+
+def tracking_uri() -> str:
+    """Where the runs are: this person's choice, or what the dashboard was started with."""
+    return preferences().tracking_uri or default_tracking_uri()
+
+
+def default_tracking_uri() -> str:
+    """What the dashboard was started with, or MLflow's default."""
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
+def by() -> str:
+    """Who asks, as requests name this person."""
+    user = identity.user()
+    return user.name if user.signed_in else preferences().by or user.name
+
+
+def reader() -> RunReader:
+    """Bulk reads of the tracking store."""
+    return _reader(tracking_uri())
+
+
+def run_table() -> RunTable:
+    """All runs of the tracking store."""
+    return _run_table(tracking_uri())
+
+
+def run_feed(run_id: str) -> RunFeed:
+    """One run of the tracking store, kept fresh."""
+    return _run_feed(tracking_uri(), run_id)
+
+
+def live_run(run_id: str) -> LiveRun:
+    """The run to send requests to."""
+    return LiveRun(run_id, tracking_uri=tracking_uri(), by=by(), via="dashboard")
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _reader(uri: str) -> RunReader:
+    return open_reader(uri)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _run_table(uri: str) -> RunTable:
+    return RunTable(_reader(uri))
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _run_feed(uri: str, run_id: str) -> RunFeed:
+    return RunFeed(_reader(uri), run_id)
+
+
+def zone() -> str:
+    """The time zone in which times are shown."""
+    return preferences().time_zone or st.context.timezone or "UTC"

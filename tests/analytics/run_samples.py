@@ -1,0 +1,129 @@
+"""Runs as trainers, people and other programs leave them in a real MLflow; a reader that counts its reads."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from ftlab_mlflow.analytics.reader import RunPage, RunReader, RunRecord
+from ftlab_mlflow.analytics.series import Series
+from ftlab_mlflow.control import tags
+from ftlab_mlflow.control.messages import Status
+from ftlab_mlflow.control.surface import Param, Surface
+from ftlab_mlflow.control.wire import utc_now
+from ftlab_mlflow.errors import StoreUnavailable
+
+SURFACE = Surface({"learning_rate": Param("float", 8.7e-05, 1e-4, 0, 1)}, ("pause",))
+
+
+class Runs:
+    """Writes runs to a tracking store, through MLflow's own client."""
+
+    def __init__(self, uri: str) -> None:
+        self.client = MlflowClient(uri)
+
+    def plain(
+        self,
+        name: str = "plain",
+        *,
+        experiment: str = "0",
+        status: str = "RUNNING",
+        run_tags: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        **series: Sequence[float],
+    ) -> str:
+        """A run of another program. `series`: the values of each metric, at steps 1, 2, … now."""
+        run_id: str = self.client.create_run(experiment, run_name=name, tags=dict(run_tags or {})).info.run_id
+        for key, value in (params or {}).items():
+            self.client.log_param(run_id, key, value)
+        for key, values in series.items():
+            self.log(run_id, key, values)
+        if status != "RUNNING":
+            self.client.set_terminated(run_id, status)
+        return run_id
+
+    def live(
+        self,
+        name: str = "live",
+        *,
+        state: Any = "running",
+        heartbeat_s: float = 0.0,
+        step: int = 130,
+        method: str = "sft",
+        status: str = "RUNNING",
+        run_tags: Mapping[str, str] | None = None,
+        **others: Any,
+    ) -> str:
+        """A run of a trainer that listens (or did)."""
+        written = {tags.SURFACE: SURFACE.encode(), tags.STATUS: status_text(state, heartbeat_s, step, method)}
+        return self.plain(name, status=status, run_tags=written | dict(run_tags or {}), **others)
+
+    def beat(self, run_id: str, state: Any = "running", **changed: Any) -> None:
+        """A heartbeat."""
+        self.client.set_tag(run_id, tags.STATUS, status_text(state, **changed))
+
+    def log(
+        self, run_id: str, key: str, values: Iterable[float], *, first: int = 1, age_s: float = 0.0
+    ) -> None:
+        """Values of a metric at steps `first`, `first` + 1, …, so many seconds ago."""
+        at = int((utc_now() - timedelta(seconds=age_s)).timestamp() * 1000)
+        points = [Metric(key, value, at, step) for step, value in enumerate(values, first)]
+        for start in range(0, len(points), 1000):
+            self.client.log_batch(run_id, metrics=points[start : start + 1000])
+
+
+def status_text(
+    state: Any = "running", heartbeat_s: float = 0.0, step: int = 130, method: str = "sft"
+) -> str:
+    at = utc_now() - timedelta(seconds=heartbeat_s)
+    return Status(state, step, 1000, 0.41, at, 10, "s1", "node7", 4242, method).encode()
+
+
+class Counting:
+    """A reader that passes everything on to another one and counts what it is asked.
+
+    Attributes:
+        calls: How often `page`, `active`, `record` and `series` were called. asked: Run ids, by metric.
+        is_away: Makes every call fail, as a store does that is away.
+    """
+
+    def __init__(self, reader: RunReader) -> None:
+        self.tracking_uri = reader.tracking_uri
+        self.calls: Counter[str] = Counter()
+        self.asked: list[tuple[str, frozenset[str]]] = []
+        self.is_away = False
+        self._reader = reader
+        self._lock = threading.Lock()
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            self.calls[what] += 1
+        if self.is_away:
+            raise StoreUnavailable("the tracking store is away")
+
+    def forget(self) -> None:
+        self.calls.clear()
+        self.asked.clear()
+
+    def experiments(self) -> dict[str, str]:
+        self._count("experiments")
+        return self._reader.experiments()
+
+    def page(self, token: str | None = None, *, active: bool = False, **others: Any) -> RunPage:
+        self._count("active" if active else "page")
+        return self._reader.page(token, active=active, **others)
+
+    def record(self, run_id: str) -> RunRecord:
+        self._count("record")
+        return self._reader.record(run_id)
+
+    def series(self, run_ids: Sequence[str], key: str, **others: Any) -> dict[str, Series]:
+        self._count("series")
+        self.asked.append((key, frozenset(run_ids)))
+        return self._reader.series(run_ids, key, **others)
