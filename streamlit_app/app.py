@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
-from streamlit_app import identity
-from streamlit_app.components import banner
+from streamlit_app import identity, state
+from streamlit_app.components import appearance, banner
 
 
 def main() -> None:
     """One run of the script: for a person that is let in, one page."""
-    st.set_page_config(page_title="ftlab", page_icon=":material/tune:", layout="wide")
+    st.set_page_config(page_title="ftlab", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
     pages = [
         st.Page("pages/runs.py", title="Runs", url_path="runs", icon=":material/table_rows:", default=True),
         st.Page("pages/run.py", title="Run", url_path="run", icon=":material/tune:"),
-        st.Page("pages/compare.py", title="Compare", url_path="compare", icon=":material/stacked_line_chart:"),
+        st.Page(
+            "pages/compare.py", title="Compare", url_path="compare", icon=":material/stacked_line_chart:"
+        ),
         st.Page("pages/settings.py", title="Settings", url_path="settings", icon=":material/settings:"),
     ]
     page = st.navigation(pages, position="top")
     identity.gate()
     banner.errors_of(page.run)
+    banner.errors_of(lambda: appearance.apply(state.preferences().theme))
 
 
 main()

@@ -35,11 +35,16 @@ def user() -> User:
     return User(next(str(claims[name]) for name in _NAMES if claims.get(name)), signed_in=True)
 
 
+def is_let_in() -> bool:
+    """Whether this browser session may see anything: it has signed in, or no sign-in is configured."""
+    return not _auth() or st.user.is_logged_in
+
+
 def gate() -> None:
-    """Where a sign-in is configured: the script ends here, on the sign-in page, for who has not done it."""
-    auth = _auth()
-    if not auth or st.user.is_logged_in:
+    """The script ends here, on the sign-in page, for who is not let in."""
+    if is_let_in():
         return
+    auth = _auth()
     st.title("ftlab", anchor=False)
     st.text("Sign in to see runs and to change them.")
     for provider in _providers(auth):

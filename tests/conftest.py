@@ -19,7 +19,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hypothesis
@@ -124,18 +124,24 @@ def _mlflow_environment() -> dict[str, str]:
 class MlflowServer:
     """A real ``mlflow server`` process on a free loopback port. It keeps its port over a restart.
 
+    Args:
+        options: More of its command line. environment: More variables for it.
+
     Attributes:
-        uri: Its tracking URI. log: The file with what it printed.
+        uri: Its tracking URI. backend_uri: Of its database. log: The file with what it printed.
     """
 
-    def __init__(self, backend_uri: str, folder: Path) -> None:
+    def __init__(
+        self, backend_uri: str, folder: Path, options: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
-        self._backend_uri = backend_uri
+        self.backend_uri = backend_uri
         self._folder = folder
+        self._options, self._environment = options, environment
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, limit: float = 60.0) -> None:
@@ -143,10 +149,11 @@ class MlflowServer:
         if self._process is not None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", self._backend_uri]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        command += ["--workers", "1", "--backend-store-uri", self.backend_uri]
+        command += ["--artifacts-destination", str(self._folder / "artifacts"), *self._options]
         environment = {k: v for k, v in os.environ.items() if k not in _mlflow_environment()}
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment |= self._environment
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, cwd=self._folder, env=environment, start_new_session=True
@@ -183,13 +190,13 @@ class MlflowServer:
 @pytest.fixture(scope="session")
 def new_mlflow_server(
     new_sqlite: Callable[[Path], str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], MlflowServer]]:
+) -> Iterator[Callable[..., MlflowServer]]:
     """``new_mlflow_server()`` starts one more server over its own SQLite file; all are killed at the end."""
     servers: list[MlflowServer] = []
 
-    def make() -> MlflowServer:
+    def make(*options: str, **environment: str) -> MlflowServer:
         folder = tmp_path_factory.mktemp("server")
-        server = MlflowServer(new_sqlite(folder), folder)
+        server = MlflowServer(new_sqlite(folder), folder, options, environment)
         servers.append(server)
         server.start()
         return server
@@ -200,7 +207,7 @@ def new_mlflow_server(
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(new_mlflow_server: Callable[[], MlflowServer]) -> MlflowServer:
+def mlflow_server(new_mlflow_server: Callable[..., MlflowServer]) -> MlflowServer:
     """One server for all tests of a session. A test that stops it starts it again before it ends."""
     return new_mlflow_server()
 

@@ -13,7 +13,6 @@ from ftlab_mlflow.analytics.reader import RunRecord
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.control.view import RunView
 
-
 MAX_RUNS = 10
 """Runs that are compared at once."""
 
@@ -47,8 +46,8 @@ class Difference:
 
     Attributes:
         values: As logged, by run in the order asked for; None where a run has no such param.
-        numbers: The same as numbers, None where there is none; None as a whole if one of them is no number, or if
-            two that differ would be the same float.
+        numbers: The same as numbers, None where there is none; None as a whole if one of them is no number,
+            or if two that differ would be the same float.
     """
 
     name: str
@@ -90,8 +89,8 @@ class Outcome:
     Attributes:
         last: The value logged last, also where it is not finite.
         best: The best finite value of each run; None as a whole where no direction is better.
-        leaders: Places of the runs that have the best of all; several if they have the same. None of them where
-            methods differ and the metric is a loss: the losses of two methods have no common scale.
+        leaders: Places of the runs that have the best of all; several if they have the same. None of them
+            where methods differ and the metric is a loss: the losses of two methods have no common scale.
     """
 
     metric: Metric

@@ -28,13 +28,18 @@ class Slope:
 
     Attributes:
         value: Change of the metric in 100 optimizer steps.
-        margin: Half the width of the interval, in the same unit.
-        freedom: Degrees of freedom of the margin's t distribution.
+        error: Standard error, in the same unit.
+        freedom: Degrees of freedom of the value over its error, which has a t distribution.
     """
 
     value: float
-    margin: float
+    error: float
     freedom: float
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the interval."""
+        return float(stdtrit(self.freedom, 0.975)) * self.error
 
     @property
     def is_clear(self) -> bool:
@@ -166,12 +171,11 @@ def slope(series: Series) -> Slope | None:
     place = (steps - steps[0]) / span
     waves = np.cos(np.pi * np.outer(place, np.arange(2, terms + 2)))
     basis, factor = np.linalg.qr(np.column_stack((np.ones(count), place, waves)))
-    scale = float(np.abs(series.values).max()) or 1.0
+    scale = max(float(np.abs(series.values).max()), 1e-200)
     parts = basis.T @ (series.values / scale)
     unit = scale * _PER / span / factor[1, 1]
     error = abs(unit) * math.sqrt(float(np.mean(parts[2:] ** 2)))
-    margin = float(stdtrit(terms, 0.975)) * error
-    return Slope(float(parts[1] * unit), max(margin, _FLOAT32 * scale * _PER / span), terms)
+    return Slope(float(parts[1] * unit), max(error, _FLOAT32 * scale * _PER / span), terms)
 
 
 def _text(found: Slope | None, count: int) -> str:
@@ -183,7 +187,7 @@ def _between(series: Series, low: int | None, high: int | None) -> Series:
     steps = series.steps
     inside = np.ones(len(steps), dtype=np.bool_)
     if low is not None:
-        inside &= np.append([low], steps[:-1]) >= low
+        inside &= np.append([0], steps[:-1])[: len(steps)] >= low
         inside &= steps > low
     if high is not None:
         inside &= steps <= high
@@ -192,7 +196,6 @@ def _between(series: Series, low: int | None, high: int | None) -> Series:
 
 def _difference(before: Slope, after: Slope) -> Slope:
     """`after` less `before` as if their noise were independent (Welch 1947; Satterthwaite 1946)."""
-    errors = [(part.margin / float(stdtrit(part.freedom, 0.975))) ** 2 for part in (before, after)]
-    variance = sum(errors)
-    freedom = variance**2 / (errors[0] ** 2 / before.freedom + errors[1] ** 2 / after.freedom)
-    return Slope(after.value - before.value, float(stdtrit(freedom, 0.975)) * math.sqrt(variance), freedom)
+    error = math.hypot(before.error, after.error)
+    freedom = 1 / sum((side.error / error) ** 4 / side.freedom for side in (before, after))
+    return Slope(after.value - before.value, error, freedom)

@@ -113,7 +113,7 @@ def open_reader(tracking_uri: str | None = None) -> RunReader:
     from ftlab_mlflow.analytics.search_reader import ClientReader
     from ftlab_mlflow.analytics.sql_reader import SqlReader
 
-    return SqlReader(uri) if SqlReader.can_read(uri) else ClientReader(uri)
+    return SqlReader.of_known_tables(uri) or ClientReader(uri)
 
 
 def told(value: float) -> float:

@@ -94,7 +94,7 @@ class RestReader(SearchReader):
         if -_INT32 < begin < end <= _INT32:
             piece = self._sampled([run_id], key, SAMPLE, begin - 1, end - 1).get(run_id, [])
             at_least = max(at_least, SAMPLE * (len(piece) - 1) + 1)  # no piece is longer than the first
-        if at_least > WHOLE:
+        if at_least > WHOLE or after is not None:  # a history is read from its beginning
             return series_of(sample, at_least)
         return series_of(self._history(run_id, key, after))
 

@@ -91,7 +91,9 @@ def nonfinite(series: Series) -> dict[str, NDArray[np.intp]]:
 
 def latest(series: Series) -> Series:
     """The value logged last of each step: after a rollback, a step's second value."""
-    return series.taken(np.append(np.diff(series.steps) != 0, [True] * bool(len(series.steps))))
+    is_last = np.ones(len(series.steps), dtype=np.bool_)
+    is_last[:-1] = np.diff(series.steps) != 0
+    return series.taken(is_last)
 
 
 def smoothed(series: Series, amount: float) -> NDArray[np.float64]:
@@ -110,6 +112,8 @@ def smoothed(series: Series, amount: float) -> NDArray[np.float64]:
     Raises:
         ValueError: `amount` is not in that range.
     """
+    if not 0 <= amount < 1:
+        raise ValueError(f"an amount of smoothing is from 0 to below 1, got {amount}")
     finite = np.isfinite(series.values)
     values = pd.Series(np.where(finite, series.values, np.nan))
     means = values.ewm(alpha=1.0 - amount, adjust=True, ignore_na=True).mean().to_numpy()

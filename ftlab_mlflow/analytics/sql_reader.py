@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ _AT_ONCE = 500
 """Ids that one statement names; some databases take no more than 2,000 values."""
 _NAME_TAG = "mlflow.runName"
 
-# What is read, and no more: `SqlReader.can_read` looks whether it is there.
+# What is read, and no more: `SqlReader.of_known_tables` looks whether it is there.
 _EXPERIMENTS = sa.table(
     "experiments", sa.column("experiment_id", sa.Integer), sa.column("name"), sa.column("lifecycle_stage")
 )
@@ -56,7 +57,7 @@ _LATEST, _METRICS = (
 )
 _TABLES = (_EXPERIMENTS, _RUNS, _TAGS, _PARAMS, _LATEST, _METRICS)
 
-_STARTED = sa.func.coalesce(_RUNS.c.start_time, 0)
+_started = sa.func.coalesce(_RUNS.c.start_time, 0)
 _SHOWN = (
     sa.select(_RUNS, _EXPERIMENTS.c.name.label("experiment"))
     .join(_EXPERIMENTS, _EXPERIMENTS.c.experiment_id == _RUNS.c.experiment_id)
@@ -75,24 +76,27 @@ class SqlReader:
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA query_only = ON"))
         self._engine = engine.execution_options(postgresql_readonly=True)
+        weakref.finalize(self, engine.dispose)
 
-    @staticmethod
-    def can_read(tracking_uri: str) -> bool:
-        """Whether this is a database with MLflow's tables as this reader knows them."""
-        from mlflow.utils.workspace_utils import is_workspaces_enabled
+    @classmethod
+    def of_known_tables(cls, tracking_uri: str) -> SqlReader | None:
+        """A reader, if this is a database with MLflow's tables as it knows them."""
+        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
 
-        # A workspace's user may not see all experiments, which only MLflow's own store knows to tell.
-        if not tracking_uri.startswith(_DIALECTS) or MLFLOW_ENABLE_WORKSPACES.get():
-            return False
-        reader = SqlReader(tracking_uri)
+        # Which experiments a workspace has, MLflow's own store knows to tell.
+        if not tracking_uri.startswith(_DIALECTS) or MLFLOW_ENABLE_WORKSPACES.get():  # type: ignore[no-untyped-call]
+            return None
+        reader = cls(tracking_uri)
         with reader._connection() as connection:
             inspector = sa.inspect(connection)
-            known = set(inspector.get_table_names())
-            return all(
-                table.name in known
-                and {c["name"] for c in inspector.get_columns(table.name)} >= set(table.c.keys())
+            there = set(inspector.get_table_names())
+            columns = {
+                table.name: {column["name"] for column in inspector.get_columns(table.name)}
                 for table in _TABLES
-            )
+                if table.name in there
+            }
+        is_known = all(columns.get(table.name, set()) >= set(table.c.keys()) for table in _TABLES)
+        return reader if is_known else None
 
     @contextmanager
     def _connection(self) -> Iterator[sa.Connection]:
@@ -117,15 +121,15 @@ class SqlReader:
         active: bool = False,
         params: Sequence[str] | None = None,
     ) -> RunPage:
-        query = _SHOWN.order_by(_STARTED.desc(), _RUNS.c.run_uuid).limit(limit + 1)
+        query = _SHOWN.order_by(_started.desc(), _RUNS.c.run_uuid).limit(limit + 1)
         if experiments is not None:
             query = query.where(_RUNS.c.experiment_id.in_([int(id) for id in experiments]))
         if active:
             query = query.where(_RUNS.c.status.in_(NOT_ENDED))
         if last := position_of(token):
             started, run_id = -last[0], last[1]
-            before = sa.and_(started == _STARTED, _RUNS.c.run_uuid > run_id)
-            query = query.where(sa.or_(started > _STARTED, before))
+            before = sa.and_(_started == started, _RUNS.c.run_uuid > run_id)
+            query = query.where(sa.or_(_started < started, before))
         with self._connection() as connection:
             rows = connection.execute(query).all()
             records = self._records(connection, rows[:limit], params, requests=False)

@@ -77,6 +77,13 @@ def memory(size: float | None, *, binary: bool = False) -> str:
     return f"{_stripped(f'{size:,.{_decimals(abs(size), 3)}f}')} {units[power]}"
 
 
+def plotted(unit: str, *, binary: bool = False) -> tuple[float, str]:
+    """What to multiply values in this unit by, and the unit then, where a whole chart has one: memory in GB or GiB."""
+    if unit not in _BYTES:
+        return 1.0, unit
+    return (_BYTES[unit] / 2**30, "GiB") if binary else (_BYTES[unit] / 10**9, "GB")
+
+
 def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 

@@ -52,34 +52,34 @@ def runs(limit: int, plain: bool, tracking_uri: str | None, as_json: bool, **wan
     A run is lost when its heartbeat stopped without an end. Options that are given more than once take any of
     their values.
     """
-    runs = open_table(tracking_uri)
-    rows = _matching(runs, limit, plain, wanted)
+    store = open_table(tracking_uri)
+    rows = _matching(store, limit, plain, wanted)
     if as_json:
-        emit({"runs": [_row_document(row, runs) for row in rows]})
+        emit({"runs": [_row_document(row, store) for row in rows]})
     elif rows:
         headings = ("id", "name", "state", "step>", "loss>", "best eval>", "rate>", "method", "age>")
         show(table(headings, map(_run_row, rows)))
     elif plain or any(wanted.values()):
-        say(f"None of the {runs.count} runs fits.")
+        say(f"None of the {store.count} runs fits.")
     else:
         say("No live run yet: start one with `ftlab train sft` or `ftlab demo`.")
 
 
-def _matching(runs: RunTable, limit: int, plain: bool, wanted: Mapping[str, Any]) -> list[RunRow]:
+def _matching(store: RunTable, limit: int, plain: bool, wanted: Mapping[str, Any]) -> list[RunRow]:
     """The newest rows that fit; no more is read than it takes to find them."""
     from ftlab_mlflow.analytics.run_rows import filtered
 
     while True:
-        runs.refresh()
-        if runs.problem is not None:
-            raise runs.problem
-        rows = [row for row in filtered(runs.rows(), **wanted) if plain or row.is_live]
-        if runs.is_complete or len(rows) >= limit:
+        store.refresh()
+        if store.problem is not None:
+            raise store.problem
+        rows = [row for row in filtered(store.rows(), **wanted) if plain or row.is_live]
+        if store.is_complete or len(rows) >= limit:
             return rows[:limit]
 
 
-def _row_document(row: RunRow, runs: RunTable) -> dict[str, object]:
-    return runs.view(row.run_id).summary() | {
+def _row_document(row: RunRow, store: RunTable) -> dict[str, object]:
+    return store.view(row.run_id).summary() | {
         "method": row.method,
         "experiment": row.experiment,
         "model": row.model,

@@ -70,12 +70,14 @@ def unavailable(uri: str, error: BaseException) -> StoreUnavailable:
 
 
 def _not_permitted(uri: str, doing: Doing, said: str) -> str:
-    permission = "EDIT" if doing == "change this run" else "READ"
     user = _user(uri) or "the user"
-    return (
-        f"{user} may not {doing}: the tracking server {without_credentials(uri)} says {said!r}; "
-        f"MLflow's permission {permission} on the experiment allows it"
-    )
+    allows = {
+        "change this run": "MLflow's permission EDIT on the experiment allows it",
+        "read this run": "if there is such a run, MLflow's permission READ on the experiment allows it",
+        "list runs": "an administrator of the server can allow it",
+    }
+    server = f"the tracking server {without_credentials(uri)}"
+    return f"{user} may not {doing}: {server} says {said!r}; {allows[doing]}"
 
 
 def _not_authenticated(uri: str) -> str:

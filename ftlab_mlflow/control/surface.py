@@ -12,7 +12,7 @@ from ftlab_mlflow.control import wire
 from ftlab_mlflow.control.messages import COMMANDS, VERSION, Code, Update, one_of, versioned
 from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.control.wire import Scalar, shown
-from ftlab_mlflow.errors import MessageError
+from ftlab_mlflow.errors import ConfigError, MessageError
 
 ParamType = Literal["float", "int", "bool", "enum"]
 
@@ -78,11 +78,11 @@ class Param:
         """The value that a person wrote: `5e-5`, `8`, `true`, `hold`.
 
         Raises:
-            ValueError: It is no such value, or not allowed; the text is that of `problem`.
+            ConfigError: It is no such value, or not allowed; the text is that of `problem`.
         """
         value = read_text(text, self)
         if problem := self.problem(value):
-            raise ValueError(problem[1])
+            raise ConfigError(problem[1])
         return value
 
     def _range(self) -> str:

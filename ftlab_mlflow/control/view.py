@@ -196,15 +196,16 @@ def reasoned_text(entry: Entry) -> str:
 def update_text(update: Update) -> str:
     """What a request asks for, on one line."""
     values = update.args if update.set is None else update.set
-    parts = [update.command or "", *_assigned(values)]
+    parts = [update.command or "", *assigned(values)]
     if update.expect:
-        parts.append(f"(if {' '.join(_assigned(update.expect))})")
+        parts.append(f"(if {' '.join(assigned(update.expect))})")
     if update.at_step is not None:
         parts.append(f"(from step {update.at_step})")
     return " ".join(part for part in parts if part)
 
 
-def _assigned(values: Mapping[str, Any]) -> list[str]:
+def assigned(values: Mapping[str, Any]) -> list[str]:
+    """`name=value` for each, as on a command line."""
     return [f"{name}={value if isinstance(value, str) else shown(value)}" for name, value in values.items()]
 
 

@@ -39,6 +39,7 @@ class LiveBatches:
         loop: The epochs of this training: steps done and to do.
         no_steps, no_batches: Why the number of steps, why the batches cannot be changed; None if they can.
         warmup: Steps of the schedule's warm-up as launched; 0 for one without, or of unknown length.
+        schedule_total: Steps that the learning-rate schedule was built for.
         training: An id, the same on all ranks, that a training which resumes this one takes over.
     """
 
@@ -63,7 +64,7 @@ class LiveBatches:
         self.warmup = 0
         self.training = ""
         self._schedule: LiveSchedule | None = None
-        self._schedule_total = 0
+        self.schedule_total = 0
         self.loop = EpochLoop(self._trainer, None, 0)
         # The epochs that training ends with; None while the number of steps says it.
         self._epochs: float | None = None
@@ -198,11 +199,6 @@ class LiveBatches:
         self._write_batch_size(self._launch["per_device_train_batch_size"])
         self._trainer.args.gradient_accumulation_steps = self._launch["gradient_accumulation_steps"]
 
-    @property
-    def schedule_total(self) -> int:
-        """Steps that the learning-rate schedule was built for."""
-        return self._schedule_total
-
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on, as JSON values."""
         trainer = self._trainer
@@ -215,7 +211,7 @@ class LiveBatches:
             "touched": self.loop.is_touched,
             "short": self.loop.is_short,
             "clock": self._schedule.clock_state() if self._schedule else None,
-            "schedule_total": self._schedule_total,
+            "schedule_total": self.schedule_total,
             "launch": self._launch,
             "asked": sorted(self._asked),
             "training": self.training,
@@ -284,7 +280,7 @@ class LiveBatches:
     ) -> tuple[int, int]:
         """The trainer reads a checkpoint's state: where the data go on is known exactly by our own."""
         begun: tuple[int, int] = plain(max_steps, updates, epochs, *rest)
-        self._schedule_total = max_steps
+        self.schedule_total = max_steps
         self.loop.epoch = begun[0]
         checkpoint, data = rest[0], self.loop.data
         saved = saved_control(self._trainer.state).get("batches") if checkpoint else None
@@ -304,13 +300,13 @@ class LiveBatches:
                 data.load(saved["data"], self._trainer.args.train_batch_size, self.loop.epoch)
             return begun
         self._saved = saved
-        self._schedule_total = saved["schedule_total"]
+        self.schedule_total = saved["schedule_total"]
         self._go_to(saved, checkpoint)
         self._is_recounted = data is not None and saved["data"]["total"] != data.total
         if self.loop.step >= self.loop.max_steps and not set(_STEPS).isdisjoint(self._relaunched):
             # It had ended, and so has its schedule: what is launched now has one of its own.
             steps = self._relaunched.get("max_steps")
-            self._schedule_total = steps or self.steps_of(self._relaunched["num_train_epochs"])
+            self.schedule_total = steps or self.steps_of(self._relaunched["num_train_epochs"])
             self._saved = {**saved, "clock": None}
         if data and not skips:
             data.begin(0, self._trainer.args.train_batch_size)
@@ -333,11 +329,11 @@ class LiveBatches:
 
     def _on_prepare(self, plain: Callable[..., Any], max_steps: int, *rest: Any) -> Any:
         # All that depends on this number is the schedule, which a checkpoint may know better.
-        prepared = plain(self._schedule_total, *rest)
+        prepared = plain(self.schedule_total, *rest)
         trainer = self._trainer
         ours = trainer._created_lr_scheduler and isinstance(trainer.lr_scheduler, LambdaLR)
         if ours and trainer.args.lr_scheduler_type != SchedulerType.CONSTANT:
-            self.warmup = trainer.args.get_warmup_steps(self._schedule_total)
+            self.warmup = trainer.args.get_warmup_steps(self.schedule_total)
         return prepared
 
     # --- inside ------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.errors import ConfigError
 from ftlab_mlflow.training.schedule import LiveSchedule
 
-
 _SOME_STEPS = 10
 """Fewer could be those around the end of an epoch, at which a loop may step its scheduler."""
 

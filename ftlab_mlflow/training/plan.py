@@ -29,7 +29,7 @@ _FITS = 160
 """Points of a plan in all, with the other parameters in one tag. More turns are too many."""
 _CLOSE = 1e-3
 """A straight line between two points is close enough within this share of the largest rate."""
-_LEVEL = 1e-9
+_LEVEL = 1e-13
 """A smaller change, as a share of the largest rate, is no turn but rounding."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -71,6 +71,7 @@ def _of_functions(scheduler: Any) -> Formula:
     functions = scheduler.lr_lambdas
     if not all(isinstance(getattr(f, "func", f), FunctionType) for f in functions):
         raise Unforeseen("the schedule's formula is an object, which may have a state of its own")
+    # A plain function is taken to be one of the step alone; it is called for steps that are still to come.
     # Groups mostly share their function and base: one reading is enough.
     pairs = {(float(base), id(f)): f for base, f in zip(scheduler.base_lrs, functions, strict=True)}
     bases = [(base, f) for (base, _), f in pairs.items()]
@@ -142,7 +143,8 @@ def read_ahead(
     if len(steps) <= left:
         for i in _turns(rates):
             extreme = max if rates[i] >= max(rates[i - 1], rates[i + 1]) else min
-            _close_in(natural, read, int(steps[i - 1]), int(steps[i + 1]), extreme)
+            is_left_of_level = rates[i] == rates[i + 1]
+            _close_in(natural, read, int(steps[i - 1]), int(steps[i + 1]), extreme, first=is_left_of_level)
         steps, rates = _arrays(read)
     must = {0, len(steps) - 1, int(np.searchsorted(steps, min(mark, left))), *_turns(rates)}
     chosen = _filled(steps, rates, must)
@@ -180,16 +182,23 @@ def _turns(rates: NDArray[np.float64]) -> list[int]:
 
 
 def _close_in(
-    natural: Callable[[int], float], read: dict[int, float], low: int, high: int, extreme: Callable[..., int]
+    natural: Callable[[int], float],
+    read: dict[int, float],
+    low: int,
+    high: int,
+    extreme: Callable[..., int],
+    *,
+    first: bool,
 ) -> None:
-    """Reads the steps around a turn, until it is among them."""
+    """Reads the steps around a turn, until it is among them: the first or last step with the extreme rate."""
     while True:
         part = max(1, (high - low) // _FINER)
         steps = [*range(low, high, part), high]
         read.update((step, natural(step)) for step in steps)
         if part == 1:
             return
-        i = extreme(range(len(steps)), key=lambda i: read[steps[i]])
+        places = range(len(steps)) if first else reversed(range(len(steps)))
+        i = extreme(places, key=lambda i: read[steps[i]])
         low, high = steps[max(0, i - 1)], steps[min(len(steps) - 1, i + 1)]
 
 

@@ -15,7 +15,7 @@ from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import State
 from ftlab_mlflow.control.mlflow_store import MlflowRunStore
 from ftlab_mlflow.control.tags import LIVE_METRIC_PREFIX
-from ftlab_mlflow.errors import ConfigError, RunNotFound, StoreError
+from ftlab_mlflow.errors import ConfigError, NotAuthenticated, NotPermitted, RunNotFound, StoreError
 from ftlab_mlflow.plugin import RunContext
 from ftlab_mlflow.training.mlflow_run import RUN_STATUS
 
@@ -73,6 +73,10 @@ class RunLog:
         except RunNotFound as error:
             if joined:
                 raise ConfigError(f"MLFLOW_RUN_ID: {error}") from error
+        except NotPermitted as error:
+            # A server with users says so of a run that is not there.
+            if joined or isinstance(error, NotAuthenticated):
+                raise
         try:
             if parent is None and not joined and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
                 mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT)

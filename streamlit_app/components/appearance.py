@@ -1,6 +1,6 @@
-"""The theme a person chose. Streamlit has no call for it: a theme is the server's, or the browser's own choice.
+"""The theme a person chose. Streamlit has no call for it: a theme is the server's, or the browser's choice.
 
-The browser's choice is kept in its local storage, one entry for each page's path. This writes that entry and loads
+The browser's is kept in its local storage, one entry for each page's path. This writes that entry and loads
 the page anew where the theme on the screen is another one. A browser that keeps nothing stays as it is.
 """
 
@@ -13,15 +13,16 @@ import streamlit as st
 
 Theme = Literal["system", "light", "dark"]
 
-# The name of the entry is Streamlit's (1.67: static/js/utils, CACHED_THEME_BASE_KEY); "ftlab-theme" is ours: it tells
-# an entry written here from one that a person made in Streamlit's menu. The page is loaded at most once for a change.
+# The entry's name is Streamlit's (1.67: static/js/utils, CACHED_THEME_BASE_KEY). "ftlab-theme" is ours: it tells
+# an entry written here from a choice in Streamlit's menu. A change loads the page at most once.
 _SCRIPT = """<script>(() => {
   const wanted = %s, isShown = %s;
   const entry = `stActiveTheme-${location.pathname}-v2`, ours = "ftlab-theme";
   if (wanted === "System") {
     if (localStorage.getItem(ours) === null) return;
     localStorage.removeItem(ours);
-    Object.keys(localStorage).filter(k => k.startsWith("stActiveTheme-")).forEach(k => localStorage.removeItem(k));
+    const themes = Object.keys(localStorage).filter(name => name.startsWith("stActiveTheme-"));
+    themes.forEach(name => localStorage.removeItem(name));
     location.reload();
   } else if (localStorage.getItem(entry) !== JSON.stringify(wanted)) {
     localStorage.setItem(ours, wanted);

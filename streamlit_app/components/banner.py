@@ -19,7 +19,9 @@ def away(problem: StoreUnavailable, read_at: datetime | None) -> None:
     else:
         age = f"Shown is what was read {duration((utc_now() - read_at).total_seconds())} ago."
     with st.container(key="away"):
-        st.warning("The tracking store does not answer. The page goes on trying.", icon=":material/cloud_off:")
+        st.warning(
+            "The tracking store does not answer. The page goes on trying.", icon=":material/cloud_off:"
+        )
         st.text(f"{age} {problem}")
 
 

@@ -1,4 +1,4 @@
-"""Plotly figures of metrics: raw lines that smoothing never hides, values that are not finite, marks of requests."""
+"""Plotly figures of metrics: raw lines that smoothing never hides, NaN and infinity, marks of requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from numpy.typing import NDArray
 
-from ftlab_mlflow.analytics.series import Series, on_epochs, smoothed
+from ftlab_mlflow.analytics.series import Series, nonfinite, on_epochs, seconds, smoothed
 from ftlab_mlflow.control.markers import Marker
 from streamlit_app.components import palette
 from streamlit_app.components.text import plotly
@@ -29,7 +29,7 @@ class View:
 
     Attributes:
         smoothing: Weight of the past in the smoothed line, from 0 (none) to below 1.
-        log_y: Logarithmic values; what is not above 0 is left out there, and counted in the title.
+        log_y: Logarithmic values; what is not above 0 has no place there.
     """
 
     axis: Axis = "step"
@@ -51,7 +51,7 @@ class Place:
     def x(self, series: Series, axis: Axis) -> NDArray[np.float64]:
         """The values of a series on the axis; NaN where it is not known."""
         if axis == "time":
-            return (series.times - self.start) / 3_600_000
+            return seconds(series, self.start) / 3600
         if axis == "epoch":
             return on_epochs(series, self.epochs) if self.epochs else np.full(len(series.steps), np.nan)
         return series.steps.astype(np.float64)
@@ -150,14 +150,12 @@ def _draw(chart: go.Figure, line: Line, view: View) -> None:
 def _draw_not_finite(
     chart: go.Figure, series: Series, x: NDArray[np.float64], label: str, color: str
 ) -> None:
-    values = series.values
-    kinds = {"NaN": np.isnan(values), "+∞": np.isposinf(values), "−∞": np.isneginf(values)}
-    for kind, chosen in kinds.items():
-        if chosen.any():
+    for kind, chosen in nonfinite(series).items():
+        if len(chosen):
             chart.add_scatter(
                 name=f"{kind} {label}",
                 x=x[chosen],
-                y=np.full(int(chosen.sum()), 0.03),
+                y=np.full(len(chosen), 0.03),
                 yaxis="y2",
                 mode="markers",
                 marker={"symbol": _NOT_FINITE[kind], "size": 8, "color": color},

@@ -1,4 +1,4 @@
-"""The buttons of a run: pause, resume, evaluate, checkpoint, rollback, stop, as far as its surface offers them."""
+"""The buttons of a run: the commands that its surface offers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def _ask(view: RunView, name: str, asking: str) -> None:
         else:
             st.text("Go back to a checkpoint of this run? Steps since then are trained again; changes stay.")
             where = st.text_input(
-                "Checkpoint", placeholder="the last one", help="Its folder, such as checkpoint-500", key="rollback to"
+                "Checkpoint",
+                placeholder="the last one",
+                help="Its folder, such as checkpoint-500",
+                key="rollback to",
             )
             if where.strip():
                 args["checkpoint"] = where.strip()

@@ -1,4 +1,4 @@
-"""What can be changed in a run, drawn from its surface alone: fields, the summary of what is edited, sending it."""
+"""What can be changed in a run, drawn from its surface alone: fields, what is edited, sending."""
 
 from __future__ import annotations
 
@@ -46,8 +46,12 @@ def show(view: RunView, closed: str | None) -> None:
         value = _field(view, name, param, disabled=closed is not None)
         if value is not None:
             edited[name] = value
+        if name == "learning_rate":
+            beside_rate = st.container(key="preview")
     if not closed:
-        preview.show(view.surface, edited)
+        if "learning_rate" in view.surface.params:
+            with beside_rate:
+                preview.show(view.surface, edited)
         _summary(view, edited)
     _refusal(view)
     if view.surface.unsupported:

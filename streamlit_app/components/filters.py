@@ -53,7 +53,9 @@ class Filters:
 def show(offered: Options) -> Filters:
     """The fields. What the address names is offered also where no run has it."""
     with st.container(horizontal=True, vertical_alignment="bottom", key="filters"):
-        text = st.text_input("Text", key="text", placeholder="name, model, id", width=190, live=True, **_BOUND)
+        text = st.text_input(
+            "Text", key="text", placeholder="name, model, id", width=170, live=True, **_BOUND
+        )
         experiments = _several("Experiment", "experiment", offered.experiments)
         states = _several("State", "state", offered.states)
         methods = _several("Method", "method", offered.methods)
@@ -64,11 +66,11 @@ def show(offered: Options) -> Filters:
             key="tag",
             placeholder="key or key=value",
             accept_new_options=True,
-            width=170,
+            width=150,
             **_BOUND,
         )
-        group = st.selectbox("Group by", list(_GROUPS), key="group", width=130, **_BOUND)
-        order = st.selectbox("Order", list(_ORDERS), key="order", width=150, **_BOUND)
+        group = st.selectbox("Group by", list(_GROUPS), key="group", width=122, **_BOUND)
+        order = st.selectbox("Order", list(_ORDERS), key="order", width=138, **_BOUND)
     return Filters(experiments, states, methods, text, tag or "", _GROUPS[group], order)
 
 
@@ -79,9 +81,7 @@ def clear() -> None:
 
 
 def _several(label: str, key: str, offered: Sequence[str]) -> list[str]:
-    return st.multiselect(
-        label, _with_address(key, offered), key=key, placeholder="all", width=170, **_BOUND
-    )
+    return st.multiselect(label, _with_address(key, offered), key=key, placeholder="all", width=148, **_BOUND)
 
 
 def _with_address(key: str, offered: Sequence[str]) -> list[str]:

@@ -44,10 +44,14 @@ def _link(view: RunView) -> None:
 def _numbers(feed: RunFeed, view: RunView) -> list[tuple[str, str]]:
     status, logged = view.status, view.data.metrics
     assert feed.record is not None
-    numbers = [("experiment", feed.record.experiment)]
+    numbers = [("experiment", plain(feed.record.experiment))]
     if status:
         steps = f"{status.step:,} / {status.max_steps:,}" if status.max_steps else f"{status.step:,}"
-        numbers += [("step", steps), ("epoch", units.number(status.epoch)), ("method", status.method or "–")]
+        numbers += [
+            ("step", steps),
+            ("epoch", units.number(status.epoch)),
+            ("method", plain(status.method or units.NOTHING)),
+        ]
     else:
         numbers += [("step", units.count(logged.get("step"))), ("epoch", units.number(logged.get("epoch")))]
     numbers += [
@@ -60,5 +64,8 @@ def _numbers(feed: RunFeed, view: RunView) -> list[tuple[str, str]]:
     if not view.is_over:
         numbers.append(("time left", units.duration(view.eta_s)))
     if status:
-        numbers += [("host", status.host or "–"), ("heartbeat", f"{units.duration(view.heartbeat_age_s)} ago")]
-    return [(label, value) for label, value in numbers if value != "–" or label in ("loss", "time left")]
+        numbers += [
+            ("host", plain(status.host or units.NOTHING)),
+            ("heartbeat", f"{units.duration(view.heartbeat_age_s)} ago"),
+        ]
+    return [(label, value) for label, value in numbers if value != units.NOTHING]

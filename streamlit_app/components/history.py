@@ -20,7 +20,9 @@ def show(view: RunView) -> None:
     names = sorted({name for entry in view.entries for name in names_of(entry)})
     given = [answer for answer in ANSWERS if any(answer_of(entry) == answer for entry in view.entries)]
     with st.grid(min_column_width=150, key="history filters"):
-        by = st.multiselect("By", people, format_func=lambda name: name or "nobody", key=f"history by {run_id}")
+        by = st.multiselect(
+            "By", people, format_func=lambda name: name or "nobody", key=f"history by {run_id}"
+        )
         what = st.multiselect("About", names, key=f"history about {run_id}")
         answers = st.multiselect("Answer", given, key=f"history answer {run_id}")
         text = st.text_input("Text", key=f"history text {run_id}", live=True)

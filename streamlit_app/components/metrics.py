@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from ftlab_mlflow.analytics.effects import Effect, effects
-from ftlab_mlflow.analytics.metric_table import Chart, charts, describe
+from ftlab_mlflow.analytics.metric_table import Chart, Group, charts, describe
 from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.analytics.units import plotted
 from ftlab_mlflow.control.markers import Marker, markers
 from ftlab_mlflow.control.view import RunView
+from streamlit_app import state
 from streamlit_app.components import charts as drawing
 from streamlit_app.components.text import plain
 
-_FIRST = 8
-"""Charts that are shown unless others are chosen."""
+_LATER = (Group.LIVE, Group.OTHER, Group.SYSTEM, Group.PROGRESS)
+_FIRST = 12
+"""So many charts are shown unless others are chosen, none of these groups."""
 
 
 def show(feed: RunFeed, view: RunView) -> None:
@@ -24,9 +29,10 @@ def show(feed: RunFeed, view: RunView) -> None:
         return
     how = look(f"run {view.data.run_id}")
     titles = [chart.title for chart in found]
-    chosen = st.multiselect(
-        "Charts", titles, default=titles[:_FIRST], key=f"charts {view.data.run_id}", format_func=plain
-    )
+    first = [chart.title for chart in found if chart.group not in _LATER][:_FIRST]
+    usual = first or titles[:_FIRST]
+    key = f"charts {view.data.run_id}"
+    chosen = st.multiselect("Charts", titles, default=usual, key=key, format_func=plain)
     marks = markers(view.entries)
     loss = feed.series("loss")
     found_effects = effects(loss, [mark.step for mark in marks]) if loss else []
@@ -35,7 +41,7 @@ def show(feed: RunFeed, view: RunView) -> None:
         epochs=feed.series("epoch") if how.axis == "epoch" else None,
         start=int(view.data.started.timestamp() * 1000) if view.data.started else 0,
     )
-    with st.grid(min_column_width=380, key="charts"):
+    with st.grid(min_column_width=300, key="charts"):
         for chart in found:
             if chart.title in chosen:
                 with st.container():
@@ -45,13 +51,15 @@ def show(feed: RunFeed, view: RunView) -> None:
 
 def look(key: str) -> drawing.View:
     """How to draw: the axis, smoothing and scale that a person chooses."""
+    usual = state.preferences()
+    axes: list[drawing.Axis] = ["step", "time", "epoch"]
     with st.container(horizontal=True, vertical_alignment="bottom", key=f"look {key}"):
-        axis = st.segmented_control(
-            "Axis", ["step", "time", "epoch"], default="step", required=True, key=f"axis {key}"
+        axis = st.segmented_control("Axis", axes, default=usual.axis, required=True, key=f"axis {key}")
+        smoothing = st.slider(
+            "Smoothing", 0.0, 0.99, min(0.99, usual.smoothing), 0.01, key=f"smoothing {key}", width=180
         )
-        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.0, 0.01, key=f"smoothing {key}", width=180)
-        log_y = st.toggle("Log scale", key=f"log {key}")
-    return drawing.View(axis=axis or "step", smoothing=smoothing, log_y=log_y)
+        log_y = st.toggle("Log scale", usual.log_scale, key=f"log {key}", help="Where it makes sense")
+    return drawing.View(axis=axis, smoothing=smoothing, log_y=log_y)
 
 
 def _chart(
@@ -61,15 +69,17 @@ def _chart(
     place: drawing.Place,
     marks: list[tuple[Marker, str]],
 ) -> None:
+    factor, unit = plotted(chart.unit, binary=state.preferences().memory_unit == "GiB")
     lines = []
     for number, key in enumerate(chart.keys):
         series = feed.series(key)
         if series is not None:
-            lines.append(drawing.Line(describe(key).title, series, place, number))
+            scaled = replace(series, values=series.values * factor)
+            lines.append(drawing.Line(describe(key).title, scaled, place, number))
+    how = replace(how, log_y=how.log_y and chart.log, axis=how.axis if chart.has_steps else "time")
     st.markdown(f"**{plain(chart.title)}**")
-    drawing.show(
-        drawing.figure(lines, how, unit=chart.unit, markers=marks, place=place), key=f"chart {chart.title}"
-    )
+    figure = drawing.figure(lines, how, unit=unit, markers=marks, place=place)
+    drawing.show(figure, key=f"chart {chart.title}")
 
 
 def _effects(marks: tuple[Marker, ...], found: list[Effect]) -> None:
@@ -85,4 +95,5 @@ def _effects(marks: tuple[Marker, ...], found: list[Effect]) -> None:
     ]
     if rows:
         st.markdown("**What the changes did to the training loss** (slope per 100 steps, 95 % interval)")
-        st.dataframe(rows, hide_index=True)
+        st.dataframe(rows, hide_index=True, key="effects")
+        st.caption("It describes and does not explain: a loss that bends by itself falls slower later on.")

@@ -14,7 +14,7 @@ from ftlab_mlflow.control.markers import Marker
 from streamlit_app.components import charts, palette
 from streamlit_app.components.text import plotly
 
-_ROW = 34
+_ROW = 40
 """Pixels of a run on the time line."""
 
 
@@ -44,19 +44,26 @@ def metric(runs: Sequence[Drawn], key: str, how: charts.View, unit: str) -> go.F
 
 
 def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
-    """A row for each run, in its colour: how far it came, and where it was changed (hover: what, who, why)."""
+    """A row for each run, in its colour: how far it came, where it was changed (hover: what, who, why)."""
     chart = go.Figure()
+    ends = [_end(run, how.axis) for run in runs]
+    longest = max(ends) or 1.0
     for number, run in enumerate(runs):
         color = palette.color(number)
         style = {"color": color, "width": 3, "dash": palette.dash(number)}
         chart.add_scatter(
-            x=[0.0, _end(run, how.axis)], y=[number, number], mode="lines", line=style, hoverinfo="skip"
+            x=[0.0, ends[number]], y=[number, number], mode="lines", line=style, hoverinfo="skip"
         )
         chart.add_scatter(
             x=charts.marked(run.markers, run.place, how.axis),
             y=[number] * len(run.markers),
             mode="markers",
-            marker={"symbol": "diamond", "size": 11, "color": color, "line": {"width": 1, "color": palette.ink()}},
+            marker={
+                "symbol": "diamond",
+                "size": 10,
+                "color": color,
+                "line": {"width": 1, "color": palette.ink()},
+            },
             text=[charts.hover(marker) for marker in run.markers],
             hovertemplate="%{text}<extra></extra>",
             hoverlabel={"align": "left"},
@@ -67,9 +74,9 @@ def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
             y=number,
             xref="paper",
             xanchor="left",
-            yshift=11,
+            yshift=14,
             showarrow=False,
-            font={"size": 12},
+            font={"size": 12, "color": palette.ink()},
         )
     height = _ROW * len(runs) + 70
     chart.update_layout(
@@ -78,7 +85,11 @@ def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
         showlegend=False,
         hovermode="closest",
         uirevision=how.axis,
-        xaxis={"title": {"text": charts.AXIS_TITLES[how.axis], "standoff": 4}, "rangemode": "tozero"},
+        xaxis={
+            "title": {"text": charts.AXIS_TITLES[how.axis], "standoff": 4},
+            "range": [-0.02 * longest, 1.02 * longest],
+            "zeroline": False,
+        },
         yaxis={"range": [len(runs) - 0.5, -0.8], "visible": False, "fixedrange": True},
     )
     st.plotly_chart(chart, key="time line", config={"displayModeBar": False}, height=height)

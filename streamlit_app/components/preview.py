@@ -17,16 +17,19 @@ _HEIGHT = 170
 
 
 def show(surface: Surface, edited: Mapping[str, Scalar]) -> None:
-    """One small chart: today's plan, and what the edited rate makes of it with either schedule."""
-    if "learning_rate" not in surface.params:
-        return
+    """One small chart: today's plan, and what the edited rate makes of it with either schedule.
+
+    Args:
+        surface: Of a run with a learning rate. edited: New values by parameter.
+    """
     curves: dict[str, Curve] = {}
     reason = ""
     value, mode = edited.get("learning_rate"), edited.get("lr_schedule")
     wanted: dict[str, tuple[Scalar | None, Scalar | None]] = {"as planned": (None, None)}
     if value is not None or mode is not None:
         label = "unchanged" if value is None else shown_value(value)
-        modes = [mode] if mode else surface.params["lr_schedule"].choices if "lr_schedule" in surface.params else [None]
+        param = surface.params.get("lr_schedule")
+        modes = [mode] if mode else param.choices if param else [None]
         wanted |= {f"{label}, {each or 'keep'}": (value, each) for each in modes}
     for label, (rate, schedule) in wanted.items():
         try:
@@ -49,15 +52,16 @@ def show(surface: Surface, edited: Mapping[str, Scalar]) -> None:
 def _chart(curves: Mapping[str, Curve]) -> None:
     chart = go.Figure()
     for number, (label, curve) in enumerate(curves.items()):
+        is_behind = number == 0 and len(curves) > 1
         chart.add_scatter(
             name=label,
             x=curve.steps,
             y=curve.rates,
             mode="lines",
             line={
-                "color": palette.faint() if number == 0 and len(curves) > 1 else palette.color(max(0, number - 1)),
+                "color": palette.faint() if is_behind else palette.color(max(0, number - 1)),
                 "width": 2,
-                "dash": "dot" if number == 0 and len(curves) > 1 else palette.dash(0),
+                "dash": "dot" if is_behind else "solid",
             },
             hovertemplate="%{y:.4g} at step %{x:,}<extra>" + label + "</extra>",
         )
@@ -70,4 +74,4 @@ def _chart(curves: Mapping[str, Curve]) -> None:
         yaxis={"rangemode": "tozero", "exponentformat": "power"},
     )
     st.caption("Learning rate over the rest of the run")
-    st.plotly_chart(chart, key="preview", config={"displayModeBar": False}, height=_HEIGHT)
+    st.plotly_chart(chart, key="preview chart", config={"displayModeBar": False}, height=_HEIGHT)

@@ -11,7 +11,11 @@ from ftlab_mlflow.control.view import RunView, progress_of, reasoned_text
 from streamlit_app.components import sending
 
 _SHOWN = 5
-_ICONS = {"applied": ":material/check_circle:", "rejected": ":material/block:", "cancelled": ":material/undo:"}
+_ICONS = {
+    "applied": ":material/check_circle:",
+    "rejected": ":material/block:",
+    "cancelled": ":material/undo:",
+}
 _COLORS: dict[str, Literal["green", "red"]] = {"applied": "green", "rejected": "red"}
 
 
@@ -34,7 +38,9 @@ def show(view: RunView) -> None:
 def _entry(view: RunView, entry: Entry) -> None:
     way = progress_of(entry, view)
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        st.badge(way.stage, icon=_ICONS.get(way.stage, ":material/schedule:"), color=_COLORS.get(way.stage, "gray"))
+        st.badge(
+            way.stage, icon=_ICONS.get(way.stage, ":material/schedule:"), color=_COLORS.get(way.stage, "gray")
+        )
         st.text(reasoned_text(entry))
     st.text(way.text)
     if way.stale and entry.update:
@@ -42,4 +48,10 @@ def _entry(view: RunView, entry: Entry) -> None:
         st.button("Send it all the same", key=f"again {entry.id}", on_click=sending.again, args=arguments)
     if not entry.answered and view.surface and "cancel" in view.surface.commands:
         withdraw = {"id": entry.id}
-        st.button("Withdraw", key=f"cancel {entry.id}", on_click=sending.command, args=(view, "cancel"), kwargs=withdraw)
+        st.button(
+            "Withdraw",
+            key=f"cancel {entry.id}",
+            on_click=sending.command,
+            args=(view, "cancel"),
+            kwargs=withdraw,
+        )

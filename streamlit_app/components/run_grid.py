@@ -1,4 +1,4 @@
-"""The table of runs. Its selection is of runs, not of places: it stays with them when new ones come on top."""
+"""The table of runs. Its selection is of runs, not of places: it stays with them when new ones come."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ _SELECTED = "selected runs"
 _SHOWN = "runs in the table"
 _STATES = (*get_args(State), "lost", "unreadable")
 _READ_ONLY = "read-only"
-_OPEN = ":material/arrow_forward:"
-_FIRST = ("open", "name", "state", "progress", "eta", "losses", "eval loss", "best eval loss", "best", "rate")
+_FIRST = ("name", "state", "progress", "eta", "losses", "eval loss", "best eval loss", "best", "rate")
 _THEN = ("heartbeat", "method", "model", "experiment", "started")
 
 
@@ -37,7 +36,7 @@ def clear() -> None:
 def show(
     rows: Sequence[RunRow], losses: Mapping[str, Sequence[float]], *, group: GroupBy | None, zone: str
 ) -> None:
-    """The table of these runs, with a button in each row.
+    """The table of these runs, the name of each is a button.
 
     Args:
         losses: To draw, by run id.
@@ -86,8 +85,7 @@ def _table(rows: Sequence[RunRow], losses: Mapping[str, Sequence[float]]) -> pa.
     chips, numbers, text = pa.list_(pa.string()), pa.float64(), pa.string()
     return pa.table(
         {
-            "open": column([_OPEN for _ in rows], text),
-            "name": column([row.name or row.run_id[:8] for row in rows], text),
+            "name": column([_label(row.name or row.run_id[:8]) for row in rows], text),
             "state": column([[row.state] if row.is_live else [row.state, _READ_ONLY] for row in rows], chips),
             "progress": column([row.progress for row in rows], numbers),
             "eta": column([_seconds(row.eta_s) for row in rows], pa.duration("s")),
@@ -103,6 +101,11 @@ def _table(rows: Sequence[RunRow], losses: Mapping[str, Sequence[float]]) -> pa.
             "started": column([row.started for row in rows], pa.timestamp("ms", "UTC")),
         }
     )
+
+
+def _label(name: str) -> str:
+    """A run's name for a button, on which Streamlit would draw `:material/…:` as an icon."""
+    return name.replace(":", ":\u2060")
 
 
 def _seconds(value: float | None) -> int | None:
@@ -121,25 +124,36 @@ def _columns(zone: str) -> dict[str, Any]:
     config = st.column_config
     colors = [palette.state_color(state) for state in _STATES]
     return {
-        "open": config.ButtonColumn("", key=_CLICK, type="tertiary", width=44, pinned=True),
-        "name": config.TextColumn("Name", width=180, pinned=True),
+        "name": config.ButtonColumn(
+            "Name",
+            key=_CLICK,
+            type="tertiary",
+            alignment="left",
+            width=176,
+            pinned=True,
+            help="Opens the run",
+        ),
         "state": config.MultiselectColumn(
-            "State", options=[*_STATES, _READ_ONLY], color=[*colors, "gray"], width=130
+            "State", options=[*_STATES, _READ_ONLY], color=[*colors, "gray"], width=156
         ),
-        "progress": config.ProgressColumn("Progress", format="percent", width=110),
-        "eta": config.NumberColumn("Time left", format="compact", width=84, help="h:min:s, as the trainer estimates"),
+        "progress": config.ProgressColumn("Progress", format="percent", width=102),
+        "eta": config.NumberColumn(
+            "Time left", format="compact", width=84, help="h:min:s, as the trainer estimates"
+        ),
         "losses": config.LineChartColumn("Training loss", width=120),
-        "eval loss": config.NumberColumn("Eval loss", format="%.4g", width=88, help="The last one"),
-        "best eval loss": config.NumberColumn("Best eval loss", format="%.4g", width=110),
+        "eval loss": config.NumberColumn("Eval loss", format="%.4f", width=88, help="The last one"),
+        "best eval loss": config.NumberColumn("Best eval loss", format="%.4f", width=110),
         "best": config.MultiselectColumn(
-            "", options=["best"], color="primary", width=62, help="The best of its group and method"
+            "", options=["best"], color="primary", width=58, help="The best of its group and method"
         ),
-        "rate": config.NumberColumn("Learning rate", format="%.4g", width=106, help="In force now"),
+        "rate": config.NumberColumn("Learning rate", format="%.2e", width=106, help="In force now"),
         "heartbeat": config.NumberColumn(
             "Heartbeat", format="compact", width=88, help="h:min:s since the trainer's last sign"
         ),
         "method": config.TextColumn("Method", width=72),
         "model": config.TextColumn("Model", width=170),
         "experiment": config.TextColumn("Experiment", width=120),
-        "started": config.DatetimeColumn(f"Started ({zone})", format="YYYY-MM-DD HH:mm", timezone=zone, width=150),
+        "started": config.DatetimeColumn(
+            f"Started ({zone})", format="YYYY-MM-DD HH:mm", timezone=zone, width=150
+        ),
     }

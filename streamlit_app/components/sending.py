@@ -58,7 +58,7 @@ def change(
 def command(view: RunView, name: str, **args: Scalar) -> None:
     """Sends a command."""
     try:
-        request = state.live_run(view.data.run_id).command(name, **args)
+        request = state.live_run(view.data.run_id).command(name, **args)  # type: ignore[arg-type]
     except FTLabError as error:
         code = error.code if isinstance(error, UpdateRejected) else ""
         st.session_state[f"refused {view.data.run_id}"] = Refused({}, None, f"{name}: {error}", code)

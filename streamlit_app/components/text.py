@@ -1,4 +1,4 @@
-"""Text from runs (names, tags, reasons) is data: what it looks like in Markdown and in charts is taken away."""
+"""Text from runs (names, tags, reasons) is data: Markdown and charts show it as it is."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import streamlit as st
@@ -12,6 +13,7 @@ from ftlab_mlflow.analytics.comparison import MAX_RUNS
 from ftlab_mlflow.analytics.metric_table import charts, describe
 from ftlab_mlflow.analytics.reader import RunRecord
 from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.control.markers import markers
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.errors import RunNotFound, StoreUnavailable
@@ -20,8 +22,8 @@ from streamlit_app.components import banner, metrics, overlay
 from streamlit_app.components import charts as drawing
 from streamlit_app.components.text import plain
 
+# Charts that are shown unless others are chosen.
 _FIRST = 6
-"""Charts that are shown unless others are chosen."""
 
 
 def show() -> None:
@@ -39,8 +41,8 @@ def show() -> None:
 
 
 def _found(ids: Sequence[str]) -> list[RunFeed]:
-    """Those of the runs that there are; the others are named."""
-    feeds, unknown, away = [], [], None
+    """Those of the runs that there are; the others are named. While the store is away, what was read does."""
+    feeds, unknown = [], []
     for run_id in ids:
         feed = state.run_feed(run_id)
         try:
@@ -48,12 +50,10 @@ def _found(ids: Sequence[str]) -> list[RunFeed]:
         except RunNotFound:
             unknown.append(run_id)
             continue
-        except StoreUnavailable as error:
-            away = error
-        if feed.record is not None:
-            feeds.append(feed)
-    if away and not feeds:
-        raise away
+        except StoreUnavailable:
+            if feed.record is None:
+                raise
+        feeds.append(feed)
     if unknown:
         st.warning("There are no such runs, or they were deleted:", icon=":material/search_off:")
         st.text("\n".join(unknown))
@@ -61,6 +61,8 @@ def _found(ids: Sequence[str]) -> list[RunFeed]:
 
 
 def _live(feeds: Sequence[RunFeed]) -> None:
+    """The comparison; it refreshes itself while one of the runs goes on."""
+
     def is_over() -> bool:
         return all(RunView.of(record.data).is_over for record in _records(feeds))
 
@@ -73,6 +75,8 @@ def _live(feeds: Sequence[RunFeed]) -> None:
                 feed.refresh()
         except StoreUnavailable as error:
             banner.away(error, min((feed.read_at for feed in feeds if feed.read_at), default=None))
+        except RunNotFound:
+            st.rerun()  # deleted meanwhile: the page says which
         if is_over() != (every is None):
             st.rerun()
         _parts(feeds)
@@ -84,25 +88,35 @@ def _records(feeds: Sequence[RunFeed]) -> list[RunRecord]:
     return [feed.record for feed in feeds if feed.record is not None]
 
 
+def _series(feed: RunFeed, key: str) -> Series | None:
+    try:
+        return feed.series(key)
+    except StoreUnavailable:  # the banner says so
+        return None
+
+
 def _parts(feeds: Sequence[RunFeed]) -> None:
     records = _records(feeds)
     logged = {key: value for record in records for key, value in record.data.metrics.items()}
     keys = [key for chart in charts(logged) for key in chart.keys]
     titles = {key: describe(key).title for key in keys}
     how = metrics.look("compare")
-    chosen = st.multiselect("Charts", keys, default=keys[:_FIRST], key="compared", format_func=titles.__getitem__)
+    chosen = st.multiselect(
+        "Charts", keys, default=keys[:_FIRST], key="compared", format_func=titles.__getitem__
+    )
     runs = [
         overlay.Drawn(
             label=label,
             place=drawing.Place(
-                epochs=feed.series("epoch") if how.axis == "epoch" else None,
+                epochs=_series(feed, "epoch") if how.axis == "epoch" else None,
                 start=int(record.data.started.timestamp() * 1000) if record.data.started else 0,
             ),
-            series={key: series for key in chosen if (series := feed.series(key))},
+            series={key: series for key in chosen if (series := _series(feed, key))},
             markers=markers(RunView.of(record.data).entries),
         )
         for feed, record, label in zip(feeds, records, comparison.labels(records), strict=True)
     ]
+    st.markdown("**Runs and their live changes**")
     overlay.time_line(runs, how)
     with st.grid(min_column_width=380, key="overlaid"):
         for key in chosen:
@@ -118,27 +132,33 @@ def _outcomes(
     records: Sequence[RunRecord], runs: Sequence[overlay.Drawn], names: Sequence[str], keys: Sequence[str]
 ) -> None:
     st.subheader("Last and best values", anchor=False)
-    found = [comparison.outcome(key, records, [run.series.get(key) for run in runs]) for key in keys]
     best_in: list[list[str]] = [[] for _ in records]
     columns: dict[str, pa.Array] = {"run": pa.array(names)}
-    config: dict[str, object] = {"run": st.column_config.TextColumn("Run", pinned=True)}
-    for one in found:
-        known = describe(one.key)
-        for place in one.leaders:
+    config: dict[str, Any] = {"run": st.column_config.TextColumn("Run", pinned=True)}
+    for key in keys:
+        found = comparison.outcome(key, records, [run.series.get(key) for run in runs])
+        known = found.metric
+        for place in found.leaders:
             best_in[place].append(known.title)
-        for word, values in (("last", one.last), ("best", one.best)):
+        unit = f", {known.unit}" if known.unit else ""
+        for word, values in (("last", found.last), ("best", found.best)):
             if values is not None:
-                name = f"{word} {one.key}"
                 # Not by way of pandas, which would make nothing of NaN.
-                columns[name] = pa.array(values, pa.float64(), from_pandas=False)
-                unit = f", {known.unit}" if known.unit else ""
-                config[name] = st.column_config.NumberColumn(f"{known.title}, {word}{unit}", format="%.6g")
+                columns[f"{word} {key}"] = pa.array(values, pa.float64(), from_pandas=False)
+                config[f"{word} {key}"] = st.column_config.NumberColumn(
+                    f"{known.title}, {word}{unit}", format="%.6g"
+                )
     titles = list(dict.fromkeys(title for one in best_in for title in one))
     columns["best in"] = pa.array(best_in, pa.list_(pa.string()))
     config["best in"] = st.column_config.MultiselectColumn("Best in", options=titles, color="primary")
     order = ["run", "best in", *(name for name in columns if name not in ("run", "best in"))]
     st.dataframe(
-        pa.table(columns), column_order=order, column_config=config, hide_index=True, placeholder="–", key="outcomes"
+        pa.table(columns),
+        column_order=order,
+        column_config=config,
+        hide_index=True,
+        placeholder="–",
+        key="outcomes",
     )
 
 
@@ -146,10 +166,14 @@ def _params(records: Sequence[RunRecord], names: Sequence[str]) -> None:
     st.subheader("Parameters that differ", anchor=False)
     differences = comparison.differing_params(records)
     if not differences:
-        st.caption("The runs were started with the same parameters." if len(records) > 1 else "One run differs in nothing.")
+        st.caption(
+            "The runs were started with the same parameters."
+            if len(records) > 1
+            else "One run differs in nothing."
+        )
         return
     columns: dict[str, pa.Array] = {"run": pa.array(names)}
-    config: dict[str, object] = {"run": st.column_config.TextColumn("Run", pinned=True)}
+    config: dict[str, Any] = {"run": st.column_config.TextColumn("Run", pinned=True)}
     for one in differences:
         name = f"param {one.name}"
         if one.numbers is None:

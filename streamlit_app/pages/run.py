@@ -36,7 +36,7 @@ def show() -> None:
     every = None if _read(feed).is_over else state.preferences().refresh_s
     with st.container(key="head"):
         _live(feed, every, _head)
-    side, wide = st.columns([5, 9], gap="large")
+    side, wide = st.columns([3, 8], gap="medium")
     with side:
         _live(feed, every, _steer)
     with wide:

@@ -13,15 +13,16 @@ from ftlab_mlflow.analytics.comparison import MAX_RUNS
 from ftlab_mlflow.analytics.run_table import RunRow, RunTable, options
 from ftlab_mlflow.control.messages import FINAL_STATES, State
 from ftlab_mlflow.control.mlflow_errors import without_credentials
+from ftlab_mlflow.errors import StoreUnavailable
 from streamlit_app import state
 from streamlit_app.components import banner, filters, run_grid
 from streamlit_app.components.filters import Filters
 
 _GO_ON = frozenset(get_args(State)) - {*FINAL_STATES}
+# (Comments: Streamlit would show strings.) Rows of a page of the table: only their losses are read and sent.
 _ROWS = 50
-"""Rows of a page of the table: only these have their sparkline read and are sent to the browser."""
+# How many times as rarely the page looks for new runs while no run goes on.
 _SLOWER = 5
-"""How many times as rarely the page looks for new runs while no run goes on."""
 
 
 def show() -> None:
@@ -51,8 +52,11 @@ def _is_live(table: RunTable, rows: Sequence[RunRow]) -> bool:
 
 
 def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters) -> None:
-    if table.problem:
+    if isinstance(table.problem, StoreUnavailable):
         banner.away(table.problem, table.read_at)
+    elif table.problem:
+        st.error("The tracking store refuses.", icon=":material/error:")
+        st.text(str(table.problem))
     if not rows:
         if table.is_complete:
             _empty()
@@ -86,9 +90,11 @@ def _selection() -> None:
     ids = run_grid.selected()
     with st.container(horizontal=True, vertical_alignment="center", key="selection"):
         if not ids:
-            st.caption(f"Tick up to {MAX_RUNS} runs to compare them; the arrow opens a run.")
+            st.caption(f"Tick up to {MAX_RUNS} runs to compare them; a click on a name opens the run.")
             return
-        st.text(f"{len(ids)} selected" + (f", at most {MAX_RUNS} are compared" if len(ids) > MAX_RUNS else ""))
+        st.text(
+            f"{len(ids)} selected" + (f", at most {MAX_RUNS} are compared" if len(ids) > MAX_RUNS else "")
+        )
         if len(ids) == 1 and st.button("Open", key="open", type="primary"):
             st.switch_page("pages/run.py", query_params={"id": ids[0]})
         if len(ids) > 1 and st.button("Compare", key="compare", type="primary", disabled=len(ids) > MAX_RUNS):

@@ -7,7 +7,7 @@ from zoneinfo import available_timezones
 
 import streamlit as st
 
-from ftlab_mlflow.analytics.reader import open_reader
+from ftlab_mlflow.analytics.connection import experiments_at
 from ftlab_mlflow.app_store import Preferences
 from ftlab_mlflow.control.mlflow_errors import without_credentials
 from ftlab_mlflow.errors import FTLabError
@@ -17,8 +17,8 @@ _AXES = {"step": "Optimizer steps", "time": "Hours since the start", "epoch": "E
 _THEMES = {"system": "As the system", "light": "Light", "dark": "Dark"}
 _MEMORY = {"GB": "GB (10⁹ bytes)", "GiB": "GiB (2³⁰ bytes)"}
 _THEME_HELP = (
-    "Streamlit keeps a theme in each browser. Light or dark is set there by loading a page once anew; "
-    "a browser that keeps nothing stays as it is, and a choice in Streamlit's own menu lasts until the next page."
+    "Streamlit keeps a theme in each browser. Light or dark is set there by loading a page once anew; a "
+    "browser that keeps nothing stays as it is, and a choice in Streamlit's own menu lasts until the next page."
 )
 
 
@@ -40,13 +40,17 @@ def _runs(chosen: Preferences) -> dict[str, Any]:
         value=chosen.tracking_uri or "",
         key="tracking_uri",
         placeholder=without_credentials(state.default_tracking_uri()),
-        help="MLflow's, such as http://host:5000 or sqlite:////home/me/mlflow.db. Empty: what the dashboard was "
-        "started with. Credentials belong into the environment of the dashboard.",
+        help="MLflow's, such as http://host:5000 or sqlite:////home/me/mlflow.db. Empty: what the dashboard "
+        "was started with. Credentials belong into the environment of the dashboard.",
     )
     user = identity.user()
     if user.signed_in:
         st.text_input(
-            "Who I am", value=user.name, disabled=True, key="who", help="You are signed in; requests name you."
+            "Who I am",
+            value=user.name,
+            disabled=True,
+            key="who",
+            help="You are signed in; requests name you.",
         )
         return {"tracking_uri": uri, "by": chosen.by}
     by = st.text_input(
@@ -108,7 +112,7 @@ def _save(before: Preferences, values: dict[str, Any]) -> None:
         chosen = Preferences.checked(before.model_dump() | values)
         if chosen.tracking_uri and chosen.tracking_uri != before.tracking_uri:
             with st.spinner("Asking the tracking store …"):
-                found = len(open_reader(chosen.tracking_uri).experiments())
+                found = experiments_at(chosen.tracking_uri)
             st.text(f"The tracking store answers: {found} experiment{'' if found == 1 else 's'}.")
         state.save_preferences(chosen)
     except FTLabError as error:

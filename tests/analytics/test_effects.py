@@ -136,7 +136,9 @@ def test_verdicts(before: float, after: float, verdict: str) -> None:
     noise = 0.005 * np.random.default_rng(5).normal(size=80)
     found = effect(series(5 + bend + noise), 400)
     assert found.verdict == verdict
-    assert found.before is not None and found.after is not None and found.difference is not None
+    assert found.before is not None
+    assert found.after is not None
+    assert found.difference is not None
     assert found.before.value == pytest.approx(before, abs=0.01)
     assert found.after.value == pytest.approx(after, abs=0.01)
     assert found.difference.value == pytest.approx(found.after.value - found.before.value)
@@ -145,9 +147,11 @@ def test_verdicts(before: float, after: float, verdict: str) -> None:
 def test_the_difference_has_the_interval_of_welch() -> None:
     rng = np.random.default_rng(6)
     found = effect(series(np.concatenate((rng.normal(0, 1, 60), rng.normal(0, 0.2, 90)))), 600)
-    assert found.before is not None and found.after is not None and found.difference is not None
+    assert found.before is not None
+    assert found.after is not None
+    assert found.difference is not None
     sides = [found.before, found.after]
-    spread = [side.margin / stats.t.ppf(0.975, side.freedom) for side in sides]
+    spread = [side.error for side in sides]
     # scipy's Welch test of samples with these errors of the mean: n = freedom + 1.
     sizes = [int(side.freedom) + 1 for side in sides]
     welch = stats.ttest_ind_from_stats(
@@ -189,6 +193,10 @@ def test_an_entry_that_spans_a_change_is_on_neither_side() -> None:
     whole = series(np.random.default_rng(8).normal(size=60))
     assert counted(effect(whole, 200, since=100, until=300)) == (10, 10, 0)
     assert counted(effect(whole, 205, since=105, until=305)) == (9, 9, 0)
+    assert counted(effect(whole, 5, until=205)) == (0, 19, 0)
+    assert counted(effect(whole, 10, until=200)) == (1, 19, 0)
+    from_zero = series(whole.values, list(range(0, 600, EVERY)))
+    assert counted(effect(from_zero, 0)) == (1, 59, 0)
 
 
 def test_values_that_are_not_finite_are_left_out_and_counted() -> None:
@@ -208,7 +216,8 @@ def test_too_few_values_and_nothing_is_said() -> None:
     found = effect(series(values), 200)
     assert found.verdict == "cannot tell"
     assert found.before is not None
-    assert found.after is None and found.difference is None
+    assert found.after is None
+    assert found.difference is None
     assert counted(found) == (20, FEWEST - 1, 0)
     assert found.after_text == f"too few values ({FEWEST - 1})"
     assert found.text.startswith("cannot tell: ")

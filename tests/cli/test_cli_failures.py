@@ -137,20 +137,13 @@ def test_a_missing_database_driver_is_named(ftlab: Ftlab) -> None:
     assert "pip install 'ftlab-mlflow[postgres]'" in result.err
 
 
-def test_the_dashboard_says_what_to_do(ftlab: Ftlab) -> None:
-    result = ftlab("dashboard")
-    assert_clean(result)
-    installed = importlib.util.find_spec("streamlit") is not None
-    assert ("later release" if installed else "pip install 'ftlab-mlflow[app]'") in result.err
-
-
 def test_a_fault_of_our_own_is_one_line_and_a_traceback_only_on_demand(
     ftlab: Ftlab, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by \x1b[31mzero")
 
-    monkeypatch.setattr("ftlab_mlflow.cli.look.open_store", broken)
+    monkeypatch.setattr("ftlab_mlflow.cli.look.open_table", broken)
     result = ftlab("runs")
     assert_clean(result)
     assert result.err.startswith("Error: unexpected ZeroDivisionError: by  [31mzero\n")

@@ -34,6 +34,15 @@ RUN_SCHEMA: dict[str, Any] = {
     "error": (TEXT, NONE),
     "mlflow_status": TEXT,
 }
+ROW_SCHEMA = RUN_SCHEMA | {
+    "experiment": TEXT,
+    "model": (TEXT, NONE),
+    "eval_loss": (*NUMBER, NONE, TEXT),
+    "best_eval_loss": (*NUMBER, NONE),
+    "eta_s": (*NUMBER, NONE),
+    "ended": (TEXT, NONE),
+    "tags": dict,
+}
 STATUS_SCHEMA = RUN_SCHEMA | {
     "heartbeat_age_s": NUMBER,
     "host": TEXT,
@@ -89,7 +98,7 @@ def test_runs_are_listed_newest_first_with_their_state(
         ("first", "lost"),
     ]
     for run in found:
-        check(run, RUN_SCHEMA)
+        check(run, ROW_SCHEMA)
     assert found[1] | {"loss": 1.25, "learning_rate": 8.7e-05, "progress": 0.13} == found[1]
     lines = ftlab("runs").out.splitlines()
     row = next(line for line in lines if "second" in line)
@@ -98,6 +107,56 @@ def test_runs_are_listed_newest_first_with_their_state(
     assert third.run_id[:8] in lines[1]
     assert first.run_id[:8] in lines[3]
     assert [run["name"] for run in ftlab("runs", "--limit", "1", "--json").json["runs"]] == ["third"]
+
+
+def test_runs_are_chosen_by_what_the_table_of_runs_knows(
+    ftlab: Ftlab, new_run: Callable[..., WrittenRun]
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    live, lost = new_run("Sweep one"), new_run("sweep two", heartbeat_s=31)
+    live.metrics(eval_loss=0.5, best_eval_loss=0.25, eta_s=600)
+    client.set_tag(live.run_id, "team", "nlp")
+    client.log_param(lost.run_id, "_name_or_path", "org/llama")
+    other = client.create_experiment("other")
+    plain = client.create_run(other, run_name="plain").info.run_id
+    client.log_metric(plain, "eval_loss", 3.0, step=1)
+    client.log_metric(plain, "eval_loss", 4.0, step=2)
+    client.set_terminated(plain, "FAILED")
+
+    def names(*options: str) -> list[str]:
+        return [run["name"] for run in ftlab("runs", "--json", *options).json["runs"]]
+
+    assert names() == ["sweep two", "Sweep one"]
+    assert names("--all") == ["plain", "sweep two", "Sweep one"]
+    assert names("--all", "--limit", "2") == ["plain", "sweep two"]
+    assert names("--all", "--experiment", "other") == names("--all", "--experiment", other) == ["plain"]
+    assert names("--state", "lost", "--state", "failed") == ["sweep two"]
+    assert names("--all", "--state", "lost", "--state", "failed") == ["plain", "sweep two"]
+    assert names("--all", "--method", "sft") == ["sweep two", "Sweep one"]
+    assert names("--text", "SWEEP two") == names("--text", "llama") == ["sweep two"]
+    assert names("--tag", "team=nlp") == names("--tag", "team") == ["Sweep one"]
+    assert names("--tag", "team=other") == []
+
+    rows = {run["name"]: run for run in ftlab("runs", "--all", "--json").json["runs"]}
+    expected: dict[str, dict[str, Any]] = {
+        "Sweep one": {"eval_loss": 0.5, "best_eval_loss": 0.25, "tags": {"team": "nlp"}, "ended": None},
+        "sweep two": {"model": "org/llama", "eta_s": None, "best_eval_loss": None},
+        "plain": {
+            "state": "failed", "experiment": "other", "eval_loss": 4.0, "best_eval_loss": 3.0, "step": None,
+            "method": None, "error": None,
+        },
+    }  # fmt: skip
+    for name, values in expected.items():
+        assert rows[name] | values == rows[name]
+    assert 590 < rows["Sweep one"]["eta_s"] <= 600
+    line = next(line for line in ftlab("runs", "--all").out.splitlines() if "plain" in line)
+    assert line.split()[:4] == [plain[:8], "plain", "failed", "3"]
+    assert ftlab("runs", "--text", "nothing").out == "None of the 3 runs fits.\n"
+    result = ftlab("runs", "--state", "runing")
+    assert result.code == 2
+    assert "'running'" in result.err
 
 
 def test_no_runs_yet(ftlab: Ftlab, tracking_uri: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ftlab_mlflow.control.messages import Update
 from ftlab_mlflow.control.surface import Param, Surface, same_value
-from ftlab_mlflow.errors import MessageError
+from ftlab_mlflow.errors import ConfigError, MessageError
 
 
 def problems_of(**request: Any) -> tuple[str, dict[str, str]] | None:
@@ -103,6 +103,52 @@ def test_bounds_against_exact_arithmetic(value: float, low: float | None, high: 
     exact = Fraction(value)
     fits = (low is None or Fraction(low) <= exact) and (high is None or exact <= Fraction(high))
     assert (Param("float", 0.0, 0.0, low, high).problem(value) is None) == fits
+
+
+# --- values that a person wrote ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("learning_rate", " 5e-5\n", 5e-5),
+        ("learning_rate", "1", 1.0),
+        ("logging_steps", "8", 8),
+        ("use_cache", "TRUE", True),
+        ("lr_schedule", "hold", "hold"),
+    ],
+)
+def test_a_good_text_is_the_value_of_the_parameter_s_type(name: str, text: str, value: object) -> None:
+    read = SURFACE.params[name].parse(text)
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("learning_rate", "7", "must be a finite number from 0 to 1, got 7.0"),
+        ("learning_rate", "fast", 'must be a finite number from 0 to 1, got "fast"'),
+        ("learning_rate", "", 'must be a finite number from 0 to 1, got ""'),
+        ("logging_steps", "8.5", "must be a whole number from 1 to 64, got 8.5"),
+        ("logging_steps", "true", "must be a whole number from 1 to 64, got true"),
+        ("use_cache", "1", "must be true or false, got 1.0"),
+        ("lr_schedule", "Hold", 'must be one of keep, hold, got "Hold"'),
+    ],
+)
+def test_a_bad_text_is_refused_in_the_words_of_the_check(name: str, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        SURFACE.params[name].parse(text)
+    assert str(refusal.value) == words
+    problem = problems_of(set=SURFACE.read({name: text}))
+    assert problem is not None
+    assert problem[1] == {name: words}, "the trainer says the same"
+
+
+def test_texts_are_read_together_also_of_what_the_run_does_not_have() -> None:
+    texts = {"learning_rate": "5e-5", "logging_steps": "x", "momentum": "0.9", "nesterov": "true"}
+    assert SURFACE.read(texts) == {
+        "learning_rate": 5e-5, "logging_steps": "x", "momentum": 0.9, "nesterov": True
+    }  # fmt: skip
 
 
 # --- requests ----------------------------------------------------------------------------------------

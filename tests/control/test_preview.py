@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftlab_mlflow.control import tags
+from ftlab_mlflow.control.client import LiveRun
 from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.control.preview import Curve, preview
+from ftlab_mlflow.control.store import MemoryRunStore
 from ftlab_mlflow.control.surface import Param, Surface
 from ftlab_mlflow.errors import MessageError, UpdateRejected
 
@@ -173,6 +176,16 @@ def test_what_the_surface_does_not_allow_is_refused(change: dict[str, Any], code
     assert caught.value.code == code
     with pytest.raises(UpdateRejected, match="sets its own"):
         preview(Surface({}, (), {"learning_rate": "sets its own", "lr_schedule": "sets its own"}), **change)
+
+
+def test_a_run_is_asked_for_a_preview() -> None:
+    store = MemoryRunStore()
+    run_id = store.create_run()
+    store.write(run_id, {tags.SURFACE: surface(LINEAR).encode()})
+    before = store.get(run_id).tags
+    seen = LiveRun(run_id, store=store).preview(learning_rate=5e-5, lr_schedule="hold", at_step=150)
+    assert seen == preview(surface(LINEAR), 5e-5, "hold", 150)
+    assert store.get(run_id).tags == before
 
 
 # --- on the surface ----------------------------------------------------------------------------------

@@ -44,7 +44,12 @@ class Dashboard:
         command += ["--tracking-uri", self._tracking_uri]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, env=self._environment, start_new_session=True
+                command,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=self._environment,
+                start_new_session=True,
             )
         end = time.monotonic() + LIMIT_S
         while not self._is_healthy():
@@ -58,6 +63,12 @@ class Dashboard:
             return requests.get(f"{self.url}/_stcore/health", timeout=2).ok
         except requests.RequestException:
             return False
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def interrupt(self) -> int:
         """Ends it as Ctrl-C does; its exit code."""

@@ -51,7 +51,9 @@ class Provider:
 
     def secrets_toml(self, dashboard_url: str, section: str = "auth") -> str:
         """What the dashboard's secrets.toml says of this provider."""
-        shared = f'redirect_uri = "{dashboard_url}/oauth2callback"\ncookie_secret = "{secrets.token_hex(32)}"\n'
+        shared = (
+            f'redirect_uri = "{dashboard_url}/oauth2callback"\ncookie_secret = "{secrets.token_hex(32)}"\n'
+        )
         named = f"[{section}]\n" if section != "auth" else ""
         return (
             f'[auth]\n{shared}{named}client_id = "{self.client_id}"\nclient_secret = "{self.client_secret}"\n'
@@ -60,7 +62,13 @@ class Provider:
 
     def id_token(self, asked: Mapping[str, str]) -> str:
         now = int(time.time())
-        claims = {"iss": self.issuer, "aud": self.client_id, "iat": now, "exp": now + 300, "nonce": asked["nonce"]}
+        claims = {
+            "iss": self.issuer,
+            "aud": self.client_id,
+            "iat": now,
+            "exp": now + 300,
+            "nonce": asked["nonce"],
+        }
         claims |= {"sub": f"user-{asked['email']}", "email": asked["email"], **self.claims}
         self.granted.append(claims)
         return jwt.encode({"alg": "RS256", "kid": "k1"}, claims, self.key)
@@ -108,8 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
             f'<input type="hidden" name="{name}" value="{html.escape(asked[name])}">'
             for name in ("redirect_uri", "state", "nonce")
         )
-        form = f'<form method="post">{hidden}<input name="email" aria-label="E-mail"><button>Continue</button></form>'
-        self._answer(200, f"<!doctype html><title>Provider</title>{form}".encode(), "text/html")
+        form = f'{hidden}<input name="email" aria-label="E-mail"><button>Continue</button>'
+        page = f'<!doctype html><title>Provider</title><form method="post">{form}</form>'
+        self._answer(200, page.encode(), "text/html")
 
     def _grant(self, fields: Mapping[str, str]) -> None:
         code = secrets.token_urlsafe(16)
@@ -123,7 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "").removeprefix("Basic ")
         user, _, password = base64.b64decode(given).decode().partition(":")
         asked = self.provider.codes.pop(fields.get("code", ""), None)  # a code is good once
-        is_client = (unquote(user), unquote(password)) == (self.provider.client_id, self.provider.client_secret)
+        is_client = (unquote(user), unquote(password)) == (
+            self.provider.client_id,
+            self.provider.client_secret,
+        )
         if not is_client or asked is None or fields.get("redirect_uri") != asked["redirect_uri"]:
             self._json({"error": "invalid_grant"}, 400)
             return

@@ -1,12 +1,23 @@
 """A resume after a live change of the batch size: what was left of the data, the same weights to the bit."""
 
+import json
 import logging
+import random
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from batching_plan import Change, Plan, train, trainings
 from exact_tiny import ROWS, ExactLab
-from training_tiny import saved
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from training_tiny import Lab, Watched, saved, weights
+from transformers import Trainer
+
+from ftlab_mlflow.errors import ConfigError
 
 SIZE, BATCHES = "per_device_train_batch_size", "gradient_accumulation_steps"
 
@@ -132,3 +143,70 @@ def test_a_training_changed_before_its_first_step_is_one_launched_so(tmp_path: P
     assert trace.same_as(
         launched.train(attached=False, save_strategy="no", lr_scheduler_type="constant", **{SIZE: 3}), 0, 0
     )
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(trainings(), st.integers(1, 8), st.sampled_from(["random", "sequential"]))
+def test_a_checkpoint_resumes_at_the_right_sample(
+    training: tuple[Plan, dict[int, list[Change]], dict[str, Any]], at: int, sampling: str
+) -> None:
+    """Broken off at a checkpoint and resumed, it does what it would have done: same batches, same weights."""
+    plan, changes, options = training
+    options |= {"save_strategy": "steps", "save_steps": at, "train_sampling_strategy": sampling}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = Lab(folder)
+        model, diary = train(whole, plan.rows, changes, **options)
+        if len(diary.steps) <= at:
+            return
+        rest = Lab(folder)
+        known = {f"r{step}-{i}" for step, asked in changes.items() if step <= at for i in range(len(asked))}
+        there = {key: value for key, value in whole.tags().items() if key.rsplit(".", 1)[-1] in known}
+        rest.store.inner.write(rest.run_id, there)
+        path = folder / "out" / f"checkpoint-{at}"
+        state = json.loads((path / "trainer_state.json").read_text())
+        state["stateful_callbacks"]["LiveControl"]["attributes"]["saved"]["run_id"] = rest.run_id
+        (path / "trainer_state.json").write_text(json.dumps(state))
+        later = {step: asked for step, asked in changes.items() if step > at}
+        again, after = train(rest, plan.rows, later, str(path), **options)
+        assert after.steps == diary.steps[at:]
+        assert after.epochs == pytest.approx(diary.epochs[at:])
+        for ours, theirs in zip(weights(again), weights(model), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+class Shuffled(torch.utils.data.Sampler[int]):
+    """An order that is drawn from Python's own random numbers."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(random.sample(range(16), 16))
+
+
+def test_a_sampler_may_draw_from_any_random_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "_get_train_sampler", lambda self, dataset=None: Shuffled())
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 6, "max_steps": -1}
+    options |= {"num_train_epochs": 2, "per_device_train_batch_size": 4}
+    whole, model = Lab(tmp_path), Watched(16)
+    whole.tell(5, "r", set={"per_device_train_batch_size": 2})
+    whole.make(attached=True, rows=16, model=model, **options)
+    whole.trainer.train()
+    rest, again = Lab(tmp_path), Watched(16)
+    rest.make(attached=True, rows=16, model=again, **options)
+    rest.trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-6"))
+    assert again.seen == model.seen[6:]
+    ids = [i for batch in model.seen for i in batch]
+    assert sorted(ids[16:]) == list(range(16))
+
+
+def test_live_control_alone_does_not_go_on_at_the_wrong_sample(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    lab.tell(2, "r", set={"per_device_train_batch_size": 2})
+    lab.make(attached=True, max_steps=8, save_strategy="steps", save_steps=4)
+    lab.trainer.train()
+    alone = Lab(tmp_path)
+    alone.make(max_steps=8)
+    with pytest.raises(ConfigError, match="only attach"):
+        alone.trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))

@@ -1,51 +1,22 @@
-"""One session from request to answer: every rejection, transactions, order, waiting, pause, stop, the end."""
+"""One session from request to answer: every rejection, transactions, order, waiting."""
 
-import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from training_doubles import COMMANDS, LIMIT_S, Desk, Trainee, entry, new_session, request, wait_for
+from session_bench import Bench, in_thread, past
+from training_doubles import Desk, Trainee, entry, new_session, request, wait_for
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Ack
 from ftlab_mlflow.control.wire import format_time, utc_now
-from ftlab_mlflow.training.session import Session
-
-
-class Bench:
-    """A session at step 7 of a training, with its desk."""
-
-    def __init__(self, **session: Any) -> None:
-        self.trainee, self.desk = Trainee(), Desk()
-        self.session = new_session(self.trainee, self.desk, **session)
-        self.session.begin(7, {}, None)
-        self.session.running()
-
-    def send(self, request_id: str, text: str | None = None, *, before: bool = False, **fields: Any) -> None:
-        self.session.deliver([entry(request_id, text, **fields)], sent_before=before)
-
-    def ask(self, request_id: str, text: str | None = None, **fields: Any) -> Ack:
-        """Sends a request and has it served at the boundary of the step that the session is at."""
-        self.send(request_id, text, **fields)
-        self.session.boundary(self.session.step)
-        return self.desk.ack(request_id)
 
 
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
 
-
-def _past(seconds: float = 1.0) -> str:
-    return format_time(utc_now() - timedelta(seconds=seconds))
-
-
-# --- every rejection ---------------------------------------------------------------------------------
 
 REJECTED: list[tuple[str, str, str]] = [
     ("invalid", "not JSON", "message"),
@@ -93,7 +64,7 @@ REJECTED: list[tuple[str, str, str]] = [
     ("stale", request(set={"rate": 0.2}, expect={"rate": 0.11}), "rate"),
     ("stale", request(command="stop", expect={"steps": 6}), "steps"),
     ("stale", request(set={"flag": True}, expect={"flag": 0}), "flag"),
-    ("expired", request(set={"rate": 0.2}, expires=_past()), "expires"),
+    ("expired", request(set={"rate": 0.2}, expires=past()), "expires"),
     ("failed", request(command="cancel", args={"id": "nobody"}), "command"),
 ]
 
@@ -137,7 +108,7 @@ def test_an_answer_to_a_monstrous_request_fits_into_a_tag(bench: Bench) -> None:
         assert all(len(value) <= tags.MAX_VALUE_LENGTH for value in post.values())
 
 
-# --- transactions ------------------------------------------------------------------------------------
+# --- transactions ----------------------------------------------------------------------------------
 
 
 def test_an_applied_change_is_read_back_and_drawn(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
@@ -182,7 +153,7 @@ def test_expect_is_about_what_was_asked_for_not_what_is_in_force(bench: Bench) -
     assert bench.ask("d", set={"rate": 0.4}, expect={"rate": 0.2, "steps": 5}).status == "applied"
 
 
-# --- order, waiting, withdrawing ---------------------------------------------------------------------
+# --- order, waiting, withdrawing -------------------------------------------------------------------
 
 
 def test_two_requests_at_one_boundary_are_two_transactions_in_order(bench: Bench) -> None:
@@ -264,243 +235,7 @@ def test_cancel_meets_a_request_of_the_same_boundary_that_comes_after_it(bench: 
     assert bench.trainee.rate == 0.1
 
 
-# --- commands ----------------------------------------------------------------------------------------
-
-
-def test_an_answer_comes_after_the_thing_has_happened(bench: Bench) -> None:
-    bench.trainee.gate = threading.Event()
-    bench.send("e", command="evaluate")
-    with _in_thread(lambda: bench.session.boundary(8)):
-        assert bench.trainee.entered.wait(LIMIT_S)
-        assert bench.desk.answered() == []
-        bench.trainee.gate.set()
-    assert bench.desk.ack("e").result == {"metrics": {"eval_loss": 0.5, "eval_odd": "nan"}}
-    assert bench.ask("c", command="checkpoint").result == {"checkpoint": "/somewhere/checkpoint-7"}
-
-
-@pytest.mark.parametrize("command", ["checkpoint", "evaluate", "stop"])
-def test_a_command_that_raises_is_failed_and_training_goes_on(bench: Bench, command: str) -> None:
-    broken = "checkpoint" if command == "stop" else command
-    bench.trainee.breaks = {broken}
-    ack = bench.ask("a", command=command)
-    assert (ack.code, ack.errors) == ("failed", {"command": f"RuntimeError: {broken} is broken"})
-    assert bench.session.state == "running"
-    assert bench.trainee.done == []
-
-
-@contextmanager
-def _in_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    yield thread
-    thread.join(LIMIT_S)
-    assert not thread.is_alive()
-
-
-def test_while_paused_everything_else_is_served(bench: Bench) -> None:
-    bench.send("p", command="pause")
-    with _in_thread(lambda: bench.session.boundary(8)) as training:
-        wait_for(lambda: "p" in bench.desk.answered(), "the pause")
-        for request_id, fields in {
-            "set": {"set": {"rate": 0.2}},
-            "bad": {"set": {"rate": 7}},
-            "save": {"command": "checkpoint"},
-            "eval": {"command": "evaluate"},
-            "again": {"command": "pause"},
-        }.items():
-            bench.send(request_id, **fields)
-            wait_for(lambda i=request_id: i in bench.desk.answered(), request_id)
-        bench.send("late", set={"rate": 0.9}, expires=_past(), at_step=99)
-        wait_for(lambda: "late" in bench.desk.answered(), "the expiry")
-        before = len(bench.desk.posts)
-        bench.session.refresh_surface()
-        wait_for(lambda: len(bench.desk.posts) > before, "the surface")
-        assert training.is_alive()
-        assert bench.session.state == "paused"
-        bench.send("r", command="resume")
-    assert bench.session.state == "running"
-    assert bench.trainee.rate == 0.2
-    assert bench.trainee.done == ["apply rate", "checkpoint", "evaluate"]
-    assert bench.desk.states() == ["starting", "running", "paused", "running"]
-
-
-def test_a_pause_ends_with_a_stop(bench: Bench) -> None:
-    bench.send("p", command="pause")
-    with _in_thread(lambda: bench.session.boundary(8)):
-        wait_for(lambda: "p" in bench.desk.answered(), "the pause")
-        bench.send("s", command="stop", args={"save": False})
-    assert bench.session.state == "stopping"
-
-
-def test_a_pause_ends_with_a_signal(bench: Bench) -> None:
-    bench.send("p", command="pause")
-    with _in_thread(lambda: bench.session.boundary(8)):
-        wait_for(lambda: "p" in bench.desk.answered(), "the pause")
-        bench.session.interrupt(bench.session.stop_now)
-    assert bench.session.state == "stopping"
-
-
-def test_stop_is_answered_when_the_training_has_ended(bench: Bench) -> None:
-    bench.send("s", command="stop")
-    bench.send("after", set={"rate": 0.9})
-    bench.send("too", command="evaluate")
-    bench.session.boundary(8)
-    assert bench.desk.answered() == []
-    assert bench.trainee.done == ["checkpoint", "stop"]
-    bench.session.end("stopped")
-    assert bench.desk.ack("s").result == {"checkpoint": "/somewhere/checkpoint-7"}
-    assert bench.desk.ack("too").code == "expired"
-    assert "after" not in bench.desk.answered(), "a set waits for the training that resumes this one"
-    assert bench.trainee.rate == 0.1
-    assert bench.desk.states() == ["starting", "running", "stopping", "stopped"]
-
-
-def test_stop_without_save_writes_no_checkpoint(bench: Bench) -> None:
-    bench.send("s", command="stop", args={"save": False})
-    bench.session.boundary(8)
-    bench.session.end("stopped")
-    assert bench.trainee.done == ["stop"]
-    assert bench.desk.ack("s").result == {}
-
-
-def test_a_second_stop_is_answered_too(bench: Bench) -> None:
-    bench.send("s1", command="stop", args={"save": False})
-    bench.send("s2", command="stop")
-    bench.session.boundary(8)
-    bench.session.end("stopped")
-    assert bench.desk.ack("s1").status == "applied"
-    assert bench.desk.ack("s2").code == "expired"
-
-
-@pytest.mark.parametrize("state", ["finished", "stopped", "failed"])
-def test_at_the_end_every_request_has_an_answer_or_waits_for_the_resume(bench: Bench, state: Any) -> None:
-    bench.send("set", set={"rate": 0.9}, at_step=1000)
-    bench.send("cmd", command="checkpoint", at_step=1000)
-    bench.session.boundary(8)
-    bench.send("unseen set", set={"rate": 0.8})
-    bench.send("unseen-set", set={"rate": 0.8})
-    bench.send("unseen-bad", set={"rate": 8})
-    bench.send("unseen-cmd", command="pause")
-    bench.session.end(state)
-    codes = {request_id: ack.code for request_id, ack in bench.desk.answers()}
-    assert codes.pop("cmd") == codes.pop("unseen-cmd") == "expired"
-    assert codes.pop("unseen-bad") == "out_of_bounds"
-    assert codes.pop("unseen set") == "invalid"
-    expected = {"set": "expired", "unseen-set": "expired"} if state == "finished" else {}
-    assert codes == expected
-    assert bench.trainee.done == []
-    assert bench.desk.states()[-1] == state
-
-
-def test_a_command_that_was_sent_before_the_session_is_expired(bench: Bench) -> None:
-    bench.send("s", command="stop", before=True)
-    bench.send("u", set={"rate": 0.2}, before=True)
-    bench.send("x", set={"rate": 0.3}, expires=_past(), before=True)
-    bench.session.boundary(7)
-    assert bench.desk.ack("s").code == "expired"
-    assert bench.desk.ack("u").status == "applied"
-    assert bench.desk.ack("x").code == "expired"
-    assert bench.trainee.done == ["apply rate"]
-
-
-def test_the_surface_is_posted_when_it_is_asked_for_and_not_at_every_step(bench: Bench) -> None:
-    before = len(bench.desk.posts)
-    for step in range(8, 50):
-        bench.trainee.rate *= 0.99
-        bench.session.boundary(step)
-    assert len(bench.desk.posts) == before
-    bench.session.refresh_surface()
-    bench.session.boundary(50)
-    assert len(bench.desk.posts) == before + 1
-    param = bench.desk.surface().params["rate"]
-    assert (param.value, param.asked) == (bench.trainee.rate, 0.1)
-
-
-# --- going back ----------------------------------------------------------------------------------
-
-
-class _GoingBack(Bench):
-    """A session whose training can go back to step 7, at which ``rate`` was asked for."""
-
-    def __init__(self, **then: Any) -> None:
-        super().__init__(commands=(*COMMANDS, "rollback"))
-        if then:
-            self.ask("then", set=then)
-        values = {name: getattr(self.trainee, name) for name in ("rate", "steps", "flag", "mode", "late")}
-        self.trainee.kept = (7, self.session.saved_state(), values)
-        self.session.boundary(20)
-
-
-def test_going_back_keeps_what_was_asked_for_since_and_restores_the_rest() -> None:
-    bench = _GoingBack(rate=0.2, mode="hold")
-    bench.trainee.rate = 0.15  # a schedule moved it
-    bench.ask("a", set={"late": 3.0})
-    bench.ask("b", set={"steps": 9, "late": 4.0})
-    bench.trainee.done.clear()
-    ack = bench.ask("back", command="rollback", args={"checkpoint": "checkpoint-7"})
-    assert (ack.status, ack.step) == ("applied", 7)
-    assert ack.result == {"checkpoint": "/somewhere/checkpoint-7", "step": 7}
-    now = bench.trainee
-    assert (now.rate, now.mode, now.steps, now.late) == (0.2, "hold", 9, 4.0)
-    assert now.done[0] == "rollback checkpoint-7"
-    assert bench.session.step == 7
-    assert bench.desk.surface().params["steps"].asked == 9
-    assert bench.session.saved_state()["asked"] == {"rate": 0.2, "mode": "hold", "late": 4.0, "steps": 9}
-
-
-def test_what_was_asked_for_since_comes_in_the_order_in_which_it_was_asked_for() -> None:
-    bench = _GoingBack()
-    bench.ask("a", set={"late": 3.0})
-    bench.ask("b", set={"mode": "hold", "rate": 0.3})
-    bench.ask("c", set={"steps": 9})
-    bench.trainee.done.clear()
-    bench.ask("back", command="rollback")
-    assert bench.trainee.done == ["rollback None", "apply late", "apply rate", "apply mode", "apply steps"]
-
-
-def test_a_request_for_a_step_keeps_waiting_over_a_rollback() -> None:
-    bench = _GoingBack()
-    bench.send("late", set={"rate": 0.9}, at_step=25)
-    bench.ask("back", command="rollback")
-    for step in (8, 20, 24):
-        bench.session.boundary(step)
-    assert bench.desk.answered() == ["back"]
-    bench.session.boundary(25)
-    assert bench.desk.ack("late").step == 25
-
-
-def test_a_paused_training_goes_back_and_stays_paused() -> None:
-    bench = _GoingBack()
-    bench.send("p", command="pause")
-    with _in_thread(lambda: bench.session.boundary(20)):
-        wait_for(lambda: "p" in bench.desk.answered(), "the pause")
-        bench.send("back", command="rollback")
-        wait_for(lambda: "back" in bench.desk.answered(), "the rollback")
-        assert (bench.session.state, bench.session.step) == ("paused", 7)
-        bench.send("r", command="resume")
-
-
-def test_a_rollback_that_fails_changes_nothing() -> None:
-    bench = _GoingBack(rate=0.2)
-    bench.ask("a", set={"late": 3.0})
-    bench.trainee.breaks = {"rollback gone"}
-    ack = bench.ask("back", command="rollback", args={"checkpoint": "gone"})
-    assert (ack.code, ack.step) == ("failed", 20)
-    assert ack.errors == {"command": "RuntimeError: rollback gone is broken"}
-    assert (bench.trainee.rate, bench.trainee.late) == (0.2, 3.0)
-
-
-def test_a_rollback_says_which_value_it_could_not_keep() -> None:
-    bench = _GoingBack()
-    bench.ask("a", set={"late": 3.0})
-    bench.trainee.breaks = {"apply late"}
-    ack = bench.ask("back", command="rollback")
-    assert (ack.status, ack.step) == ("applied", 7)
-    assert ack.result["not_kept"]["late"].startswith("RuntimeError")
-    assert bench.trainee.late == 1.0
-
-
-# --- for a while ---------------------------------------------------------------------------------
+# --- for a while -----------------------------------------------------------------------------------
 
 
 def test_a_parameter_that_cannot_be_changed_now_is_not_offered_and_says_why(bench: Bench) -> None:
@@ -547,109 +282,7 @@ def test_a_pause_keeps_calling_idle_in_the_training_thread() -> None:
     bench.session.boundary(8)
     assert threads == []
     bench.send("p", command="pause")
-    with _in_thread(lambda: bench.session.boundary(9)) as training:
+    with in_thread(lambda: bench.session.boundary(9)) as training:
         wait_for(lambda: len(threads) >= 3, "three calls")
         bench.send("r", command="resume")
     assert set(threads) == {training}
-
-
-def test_a_history_that_comes_after_the_end_changes_nothing(bench: Bench) -> None:
-    bench.ask("a", set={"rate": 0.2})
-    ledger = _history(bench.desk, a={"set": {"rate": 0.2}})
-    session, _, trainee = _resumed({}, None)
-    session.end("finished")
-    session.deliver_history(ledger)
-    session.answer_rest()
-    assert trainee.rate == 0.1
-
-
-# --- what survives -----------------------------------------------------------------------------------
-
-
-def _resumed(
-    saved: Any, ledger: Ledger | None, trainee: Trainee | None = None
-) -> tuple[Session, Desk, Trainee]:
-    desk, trainee = Desk(), trainee or Trainee()
-    session = new_session(trainee, desk, session_id="s2")
-    session.begin(20, json.loads(json.dumps(saved)), ledger)
-    return session, desk, trainee
-
-
-def _history(desk: Desk, **requests: dict[str, Any]) -> Ledger:
-    """The ledger that these requests and the desk's answers make."""
-    run_tags = {tags.UPDATE_PREFIX + i: request(**fields) for i, fields in requests.items()}
-    run_tags |= {tags.ACK_PREFIX + i: ack.encode() for i, ack in desk.answers()}
-    return Ledger.read(run_tags)
-
-
-def test_a_checkpoint_holds_values_and_answers_that_are_not_written_yet(bench: Bench) -> None:
-    bench.ask("a", set={"rate": 0.2, "mode": "hold"})
-    bench.ask("b", set={"steps": 0})
-    bench.session.confirmed([tags.ACK_PREFIX + "b", tags.STATUS])
-    session, desk, trainee = _resumed(bench.session.saved_state(), Ledger.read({}))
-    assert (trainee.rate, trainee.mode, trainee.steps) == (0.2, "hold", 5)
-    assert desk.ack("a") == bench.desk.ack("a"), "the very same answer, of the session that gave it"
-    assert desk.answered() == ["a"]
-    assert session.surface().params["rate"].asked == 0.2
-    session.deliver([entry("a", set={"rate": 0.2, "mode": "hold"})], sent_before=True)
-    session.confirmed([tags.ACK_PREFIX + "a"])  # the listener may be faster than the boundary
-    session.boundary(20)
-    assert desk.answered() == ["a"], "answered once"
-
-
-def test_what_was_applied_after_the_checkpoint_is_applied_again_in_order(bench: Bench) -> None:
-    bench.ask("a", set={"rate": 0.2})
-    saved = bench.session.saved_state()
-    bench.ask("c", set={"rate": 0.3, "steps": 9})
-    bench.ask("b", set={"rate": 0.4})
-    bench.ask("bad", set={"rate": 5})
-    ledger = _history(
-        bench.desk,
-        a={"set": {"rate": 0.2}},
-        b={"set": {"rate": 0.4}},
-        c={"set": {"rate": 0.3, "steps": 9}},
-        bad={"set": {"rate": 5}},
-    )
-    session, desk, trainee = _resumed(saved, ledger)
-    assert (trainee.rate, trainee.steps) == (0.4, 9)
-    assert trainee.done == ["apply rate", "apply rate", "apply steps", "apply rate"]
-    assert desk.answered() == []
-    assert session.surface().params["steps"].asked == 9
-    assert session.saved_state()["values"] == {"rate": 0.4, "steps": 9}
-
-
-def test_without_a_checkpoint_the_whole_history_is_applied(bench: Bench) -> None:
-    bench.ask("a", set={"rate": 0.2, "steps": 9})
-    bench.ask("b", set={"rate": 0.4})
-    ledger = _history(bench.desk, a={"set": {"rate": 0.2, "steps": 9}}, b={"set": {"rate": 0.4}})
-    _, _, trainee = _resumed({}, ledger)
-    assert (trainee.rate, trainee.steps) == (0.4, 9)
-
-
-def test_a_history_that_comes_late_is_applied_at_the_next_boundary(bench: Bench) -> None:
-    bench.ask("a", set={"rate": 0.2})
-    saved = bench.session.saved_state()
-    bench.ask("b", set={"rate": 0.4})
-    session, desk, trainee = _resumed(saved, None)
-    assert trainee.rate == 0.2
-    session.boundary(21)
-    assert desk.answered() == []
-    session.deliver_history(_history(bench.desk, a={"set": {"rate": 0.2}}, b={"set": {"rate": 0.4}}))
-    session.boundary(22)
-    assert trainee.rate == 0.4
-
-
-def test_a_value_that_this_training_cannot_have_is_left_out_aloud(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.ask("a", set={"rate": 0.2})
-    saved = bench.session.saved_state()
-    saved["values"] |= {"gone": 1}
-    saved["asked"] |= {"gone": 1}
-    requests = {"x": {"set": {"other": 3, "rate": 0.3}}, "y": {"set": {"mode": 5}}}
-    run_tags = {tags.UPDATE_PREFIX + i: request(**fields) for i, fields in requests.items()}
-    later = utc_now() + timedelta(seconds=5)
-    run_tags |= {tags.ACK_PREFIX + i: Ack("applied", 9, later, "s1").encode() for i in requests}
-    _, _, trainee = _resumed(saved, Ledger.read(run_tags))
-    assert (trainee.rate, trainee.mode) == (0.3, "keep")
-    assert any("other of step 9 cannot be changed here" in message for message in caplog.messages)
