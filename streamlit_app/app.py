@@ -13,16 +13,20 @@ from streamlit_app.components import appearance, banner
 def main() -> None:
     """One run of the script: for a person that is let in, one page."""
     st.set_page_config(page_title="ftlab", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
+    # Not in a folder "pages": Streamlit would run what lies there by itself, before this and its gate.
     pages = [
-        st.Page("pages/runs.py", title="Runs", url_path="runs", icon=":material/table_rows:", default=True),
-        st.Page("pages/run.py", title="Run", url_path="run", icon=":material/tune:"),
+        st.Page("views/runs.py", title="Runs", url_path="runs", icon=":material/table_rows:", default=True),
+        st.Page("views/run.py", title="Run", url_path="run", icon=":material/tune:"),
         st.Page(
-            "pages/compare.py", title="Compare", url_path="compare", icon=":material/stacked_line_chart:"
+            "views/compare.py", title="Compare", url_path="compare", icon=":material/stacked_line_chart:"
         ),
-        st.Page("pages/settings.py", title="Settings", url_path="settings", icon=":material/settings:"),
+        st.Page("views/settings.py", title="Settings", url_path="settings", icon=":material/settings:"),
     ]
-    page = st.navigation(pages, position="top")
+    page = st.navigation(pages, position="top" if identity.is_let_in() else "hidden")
     identity.gate()
+    if trouble := state.preferences_trouble():
+        st.warning("Your settings cannot be read; the defaults are in use.", icon=":material/settings_alert:")
+        st.text(trouble)
     banner.errors_of(page.run)
     banner.errors_of(lambda: appearance.apply(state.preferences().theme))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import streamlit as st
@@ -11,7 +12,11 @@ from ftlab_mlflow.analytics.run_feed import RunFeed
 from ftlab_mlflow.analytics.run_table import RunTable
 from ftlab_mlflow.app_store import AppStore, Preferences
 from ftlab_mlflow.control.client import LiveRun
+from ftlab_mlflow.errors import AppStoreError
 from streamlit_app import identity
+
+logger = logging.getLogger("ftlab_mlflow")
+_TROUBLE = "preferences trouble"
 
 
 @st.cache_resource
@@ -21,13 +26,26 @@ def app_store() -> AppStore:
 
 
 def preferences() -> Preferences:
-    """What this person has chosen."""
+    """What this person has chosen; the defaults while the app's database does not answer."""
     user = identity.user().name
     key = f"preferences of {user}"
     if key not in st.session_state:
-        st.session_state[key] = app_store().preferences(user)
+        try:
+            st.session_state[key] = app_store().preferences(user)
+        except AppStoreError as error:
+            logger.warning("preferences of %s cannot be read: %s", user, error)
+            st.session_state[_TROUBLE] = str(error)
+            return Preferences()
+        st.session_state.pop(_TROUBLE, None)
     chosen: Preferences = st.session_state[key]
     return chosen
+
+
+def preferences_trouble() -> str | None:
+    """Why preferences cannot be read; None where they can."""
+    preferences()
+    trouble: str | None = st.session_state.get(_TROUBLE)
+    return trouble
 
 
 def save_preferences(chosen: Preferences) -> None:
@@ -38,8 +56,12 @@ def save_preferences(chosen: Preferences) -> None:
 
 
 def tracking_uri() -> str:
-    """Where the runs are: this person's choice, or what the dashboard was started with."""
-    return preferences().tracking_uri or default_tracking_uri()
+    """Where the runs are: this person's choice, or what the dashboard was started with.
+
+    Somebody who signs in has no choice: the dashboard's own credentials for MLflow would go where they say.
+    """
+    chosen = None if identity.user().signed_in else preferences().tracking_uri
+    return chosen or default_tracking_uri()
 
 
 def default_tracking_uri() -> str:

@@ -16,7 +16,8 @@ def experiments_at(tracking_uri: str) -> int:
     """How many experiments there are.
 
     Raises:
-        ConfigError: It names a file or folder that is not there: MLflow would make a new store of a typing error.
+        ConfigError: It names a file or folder that is not there (MLflow would make a new store of a typing
+            error), or is malformed.
         StoreUnavailable, StoreError, MissingExtra: As `open_reader` and reading do.
     """
     path = _file_of(tracking_uri)
@@ -31,10 +32,8 @@ def _file_of(tracking_uri: str) -> Path | None:
     if parts.scheme.startswith("sqlite"):
         try:
             return Path(make_url(tracking_uri).database or "")
-        except ArgumentError as error:
-            raise ConfigError(
-                "this is no database URI of SQLite, such as sqlite:////home/me/mlflow.db"
-            ) from error
+        except (ArgumentError, ValueError) as error:
+            raise ConfigError("SQLite's URIs look like sqlite:////home/me/mlflow.db") from error
     if parts.scheme == "file" or (not parts.scheme and tracking_uri != "databricks"):
         return Path(unquote(parts.path))
     return None

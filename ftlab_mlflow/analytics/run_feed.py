@@ -158,13 +158,13 @@ class RunFeed:
             return None
         start = _unsettled_from(whole, look.step)
         settled = _part(whole, whole.steps < start)
-        if False and (rest := self._read(key, points, start - 1)):
+        if whole.total > len(whole.steps) and (rest := self._read(key, points, start - 1)):
             settled = replace(settled, total=max(settled.total, whole.total - rest.total))
         return _Kept(settled, start, whole, points, seen, look.course)
 
     def _continued(self, key: str, kept: _Kept, look: _Look, seen: object) -> _Kept | None:
         """With what came since; None where the series is to be read again."""
-        if kept.course != look.course or (look.step is not None and look.step < kept.start):
+        if kept.course != look.course:
             return None
         rest = self._read(key, NEWS, kept.start - 1)
         if rest is None or rest.total > len(rest.steps):

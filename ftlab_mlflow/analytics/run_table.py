@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Generic, TypeVar
-
-import numpy as np
 
 from ftlab_mlflow.analytics.reader import RunReader, RunRecord
 from ftlab_mlflow.analytics.run_rows import (
@@ -25,7 +22,7 @@ from ftlab_mlflow.analytics.run_rows import (
     ordered,
     row_of,
 )
-from ftlab_mlflow.analytics.series import Series
+from ftlab_mlflow.analytics.run_series import Ends, FromSeries, finite, smallest
 from ftlab_mlflow.control.store import NOT_ENDED
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.control.wire import utc_now
@@ -36,13 +33,14 @@ __all__ = ["GroupBy", "Options", "RunRow", "RunTable", "filtered", "grouped", "o
 SPARKLINE_POINTS = 40
 _REREAD = 5
 """A series of a run that goes on is read again after so many times the seconds between two refreshes."""
-_PAGE = 200
-_NEWEST = 50
-_ENDED_AT_ONCE = 100
+_FIRST_PAGE = 50
+_PAGE = 100
+_NEWEST = 20
+_LINES_AT_ONCE = 25
+_AT_ONCE = 100
+"""Runs that are read in one go, where each costs."""
 _BUDGET_S = 0.5
-"""Seconds after which a refresh leaves the rest of the first reading to the next one."""
-
-_T = TypeVar("_T")
+"""Seconds after which a call leaves the rest of a long reading to the next one."""
 
 
 class RunTable:
@@ -77,9 +75,9 @@ class RunTable:
         self._sweep: _Sweep | None = _Sweep()
         self._sweep_due = 0.0
         reread_s = _REREAD * fresh_s
-        self._ends = _FromSeries(reader, ("eta_s",), 2, reread_s, _end)
-        self._bests = _FromSeries(reader, ("eval_loss",), 20, reread_s, _smallest)
-        self._lines = _FromSeries(reader, ("loss", "train_loss"), SPARKLINE_POINTS, reread_s, _finite)
+        self._ends = Ends(reader)
+        self._bests = FromSeries(reader, ("eval_loss",), 20, reread_s, smallest)
+        self._lines = FromSeries(reader, ("loss", "train_loss"), SPARKLINE_POINTS, reread_s, finite)
 
     def refresh(self) -> None:
         """Reads what may have changed. Never raises for the store: that is `problem`.
@@ -119,13 +117,18 @@ class RunTable:
     def series_for(self, run_ids: Iterable[str]) -> dict[str, tuple[float, ...]]:
         """About 40 finite losses of each of these runs (as many as are shown), read if need be.
 
-        They keep the extremes; empty where there are none. A failure becomes `problem`.
+        They keep the extremes. Empty where there are none, and where half a second was not enough to read
+        them: the next call does. A failure becomes `problem`.
         """
         records = [known.record for run_id in run_ids if (known := self._known.get(run_id))]
+        end = time.monotonic() + _BUDGET_S
         with self._lines_lock:
+            due = self._lines.due(records)
             try:
-                if self.problem is None:  # else it would be waited for again
-                    self._lines.read(self._lines.due(records))
+                # A store that is away is not waited for once more.
+                while due and self.problem is None and time.monotonic() < end:
+                    self._lines.read(due[:_LINES_AT_ONCE])
+                    due = due[_LINES_AT_ONCE:]
             except StoreError as error:
                 self.problem = error
         return {record.data.run_id: self._lines.of(record.data.run_id) or () for record in records}
@@ -154,9 +157,11 @@ class RunTable:
             if self._sweep is not None:
                 self._sweep_page(self._sweep)
             known = self._known.values()
-            self._ends.read(self._ends.due(k.record for k in known if k.view.state == "running"))
-            self._bests.read(self._bests.due(k.record for k in known if logged_best(k.record) is None))
-            self.is_complete = self.is_complete or self._sweep is None
+            self._ends.update(k.view for k in known if k.view.eta_s is not None)
+            if self.is_complete or self._sweep is None:  # the first rows do not wait for it
+                due = self._bests.due(k.record for k in known if logged_best(k.record) is None)
+                self._bests.read(due[:_AT_ONCE])
+                self.is_complete = self.is_complete or len(due) <= _AT_ONCE
             if self.is_complete or time.monotonic() >= end:
                 return
 
@@ -174,14 +179,15 @@ class RunTable:
         self._take([*newest.records, *active], listed=True)
         go_on = {record.data.run_id for record in active}
         ended = [i for i, k in self._known.items() if k.record.data.status in NOT_ENDED and i not in go_on]
-        for run_id in ended[:_ENDED_AT_ONCE]:
+        for run_id in ended[:_AT_ONCE]:
             try:
                 self._take([self._reader.record(run_id)], listed=False)
             except RunNotFound:
                 self._forget({run_id})
 
     def _sweep_page(self, sweep: _Sweep) -> None:
-        page = self._reader.page(sweep.token, limit=_PAGE, params=MODEL_PARAMS)
+        limit = _PAGE if self._known else _FIRST_PAGE  # the first rows are to be seen at once
+        page = self._reader.page(sweep.token, limit=limit, params=MODEL_PARAMS)
         self._take(page.records, listed=True)
         sweep.token = page.next
         if page.next is not None:
@@ -219,78 +225,3 @@ class _Sweep:
 
     token: str | None = None
     met: set[str] = field(default_factory=set)
-
-
-class _FromSeries(Generic[_T]):
-    """What is computed from a metric's series, by run; read again when the run has logged or ended since.
-
-    Args:
-        metrics: Names; the first that a run has counts.
-        points: How many values of the series are needed.
-        reread_s: Seconds before a value of a run that goes on is read again.
-    """
-
-    def __init__(
-        self,
-        reader: RunReader,
-        metrics: tuple[str, ...],
-        points: int,
-        reread_s: float,
-        compute: Callable[[Series], _T | None],
-    ) -> None:
-        self._reader = reader
-        self._metrics = metrics
-        self._points = points
-        self._reread_s = reread_s
-        self._compute = compute
-        self._found: dict[str, tuple[str, float, _T | None]] = {}
-
-    def of(self, run_id: str) -> _T | None:
-        """The value as it was read last, or None."""
-        found = self._found.get(run_id)
-        return found[2] if found else None
-
-    def due(self, records: Iterable[RunRecord]) -> list[RunRecord]:
-        """The runs whose value is to be read."""
-        return [record for record in records if self._metric(record) and self._is_due(record)]
-
-    def read(self, records: Sequence[RunRecord]) -> None:
-        """Reads the values of these runs."""
-        for metric in self._metrics:
-            chosen = {record.data.run_id: record for record in records if self._metric(record) == metric}
-            series = self._reader.series(list(chosen), metric, points=self._points) if chosen else {}
-            for run_id, record in chosen.items():
-                value = self._compute(series[run_id]) if run_id in series else None
-                self._found[run_id] = (self._logged(record), time.monotonic(), value)
-
-    def forget(self, run_ids: Iterable[str]) -> None:
-        """These runs are no more."""
-        for run_id in run_ids:
-            self._found.pop(run_id, None)
-
-    def _metric(self, record: RunRecord) -> str | None:
-        return next((metric for metric in self._metrics if metric in record.data.metrics), None)
-
-    def _is_due(self, record: RunRecord) -> bool:
-        logged, read_at, _ = self._found.get(record.data.run_id, ("", -math.inf, None))
-        may = record.data.status not in NOT_ENDED or time.monotonic() - read_at >= self._reread_s
-        return may and logged != self._logged(record)
-
-    def _logged(self, record: RunRecord) -> str:
-        """Changes when the run logs the metric, ends or goes on (the same value again is not noticed)."""
-        metric = self._metric(record) or ""
-        return f"{record.data.status} {record.data.ended} {metric} {record.data.metrics.get(metric)}"
-
-
-def _finite(series: Series) -> tuple[float, ...]:
-    values = series.values[np.isfinite(series.values)]
-    return tuple(values.tolist())
-
-
-def _smallest(series: Series) -> float | None:
-    return min(_finite(series), default=None)
-
-
-def _end(series: Series) -> float:
-    """When the training ends by its last estimate: Unix time in seconds."""
-    return float(series.times[-1] / 1000 + series.values[-1])

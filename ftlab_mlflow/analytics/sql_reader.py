@@ -21,8 +21,8 @@ from ftlab_mlflow.control.store import NOT_ENDED, RunData
 from ftlab_mlflow.errors import RunNotFound
 
 _DIALECTS = ("sqlite", "postgresql", "mysql", "mssql")
-_AT_ONCE = 500
-"""Ids that one statement names; some databases take no more than 2,000 values."""
+_AT_ONCE = 250
+"""Runs that one statement names; some databases take no more than 2,000 values."""
 _NAME_TAG = "mlflow.runName"
 
 # What is read, and no more: `SqlReader.of_known_tables` looks whether it is there.
@@ -237,7 +237,7 @@ def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
     at = _METRICS.c
     first, last = sa.func.min(at.step), sa.func.max(at.step)
     width = ((last - first) // pieces + 1).label("width")
-    runs = (
+    runs = _once(
         sa.select(at.run_uuid, first.label("first"), last.label("last"), width)
         .where(*wanted)
         .group_by(at.run_uuid)
@@ -245,7 +245,7 @@ def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
     )
     begin = (runs.c.first + (at.step - runs.c.first) // runs.c.width * runs.c.width).label("begin")
     finite = sa.case((_IS_FINITE, at.value))
-    pieces_of_runs = (
+    in_pieces = _once(
         sa.select(
             at.run_uuid,
             begin,
@@ -258,15 +258,13 @@ def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
         .group_by(at.run_uuid, begin, runs.c.width)
         .cte("pieces")
     )
-    piece = pieces_of_runs.c
+    piece = in_pieces.c
+    within = sa.and_(piece.run_uuid == at.run_uuid, at.step >= piece.begin, at.step < piece.end)
     same = [at.run_uuid, piece.begin, at.value, at.is_nan]
     rank = sa.func.row_number().over(partition_by=same, order_by=[at.step, at.timestamp])
     extremes = (
         _POINTS.add_columns(rank.label("rank"))
-        .join(
-            pieces_of_runs,
-            sa.and_(piece.run_uuid == at.run_uuid, at.step >= piece.begin, at.step < piece.end),
-        )
+        .join(in_pieces, within)
         .where(*wanted, sa.or_(at.value == piece.low, at.value == piece.high, sa.not_(_IS_FINITE)))
         .cte("extremes")
     )
@@ -283,3 +281,8 @@ def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
         sa.select(*list(extremes.c)[:-1]).where(extremes.c.rank == 1),
         sa.select(*list(ends.c)[:-2]).where(sa.or_(ends.c.rank == 1, ends.c.rank_from_back == 1)),
     ]
+
+
+def _once(part: sa.CTE) -> sa.CTE:
+    """Without this, a PostgreSQL that has no statistics yet may compute it for each value."""
+    return part.prefix_with("MATERIALIZED", dialect="postgresql")

@@ -73,9 +73,10 @@ def _matching(store: RunTable, limit: int, plain: bool, wanted: Mapping[str, Any
         store.refresh()
         if store.problem is not None:
             raise store.problem
-        rows = [row for row in filtered(store.rows(), **wanted) if plain or row.is_live]
-        if store.is_complete or len(rows) >= limit:
-            return rows[:limit]
+        rows = [row for row in filtered(store.rows(), **wanted) if plain or row.is_live][:limit]
+        lacks_best = any(row.best_eval_loss is None and row.last_eval_loss is not None for row in rows)
+        if store.is_complete or (len(rows) == limit and not lacks_best):
+            return rows
 
 
 def _row_document(row: RunRow, store: RunTable) -> dict[str, object]:

@@ -29,6 +29,7 @@ def translated(uri: str, doing: Doing = "read this run") -> Iterator[None]:
         uri: The tracking URI. doing: What an error says that the user may not do.
     """
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
@@ -43,7 +44,7 @@ def translated(uri: str, doing: Doing = "read this run") -> Iterator[None]:
         if error.error_code in _REFUSALS and _DELETED not in str(error):
             raise StoreError(text) from error
         raise unavailable(uri, error) from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SQLAlchemyError) as error:  # a file that is no database
         raise unavailable(uri, error) from error
 
 

@@ -173,7 +173,7 @@ def _mark(chart: go.Figure, markers: Sequence[tuple[Marker, str]], place: Place,
     chart.add_scatter(
         name="requests",
         x=x,
-        y=np.full(len(markers), 0.97),
+        y=[max(0.1, 0.97 - 0.06 * marker.nth) for marker, _ in markers],
         yaxis="y2",
         mode="markers",
         showlegend=False,

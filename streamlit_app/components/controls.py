@@ -12,7 +12,7 @@ from ftlab_mlflow.control import view as views
 from ftlab_mlflow.control.surface import Param
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.control.wire import Scalar, shown_value
-from ftlab_mlflow.errors import FTLabError
+from ftlab_mlflow.errors import FTLabError, StoreUnavailable
 from streamlit_app import state
 from streamlit_app.components import preview, sending
 
@@ -27,7 +27,10 @@ def why_closed(view: RunView) -> str | None:
     key = f"may write {view.data.run_id}"
     asked_at, answer = st.session_state.get(key, (0.0, None))
     if time.monotonic() - asked_at > _ASK_AGAIN_S or not asked_at:
-        answer = state.live_run(view.data.run_id).why_read_only()
+        try:
+            answer = state.live_run(view.data.run_id).why_read_only()
+        except StoreUnavailable as error:
+            return str(error)
         st.session_state[key] = (time.monotonic(), answer)
     reason_or_none: str | None = answer
     return reason_or_none

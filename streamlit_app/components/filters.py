@@ -36,18 +36,17 @@ class Filters:
     order: str
 
     def apply(self, rows: Sequence[RunRow]) -> list[RunRow]:
-        """The rows that fit, group by group, with the best of each group marked."""
+        """The rows that fit, group by group. The best of a group is the best of all its runs, shown or not."""
         column, descending = _ORDERS[self.order]
-        fit = filtered(
-            rows,
+        groups = grouped(ordered(rows, column, descending=descending), self.group)
+        return filtered(
+            (row for group in groups.values() for row in group),
             experiments=self.experiments,
             states=self.states,
             methods=self.methods,
             text=self.text,
             tag=self.tag,
         )
-        groups = grouped(ordered(fit, column, descending=descending), self.group)
-        return [row for group in groups.values() for row in group]
 
 
 def show(offered: Options) -> Filters:

@@ -35,10 +35,10 @@ def _link(view: RunView) -> None:
     uri = state.tracking_uri()
     if url := run_url(uri, view.data):
         st.link_button("MLflow UI", url, icon=":material/open_in_new:", type="tertiary")
-    else:
+    elif hint := ui_hint(uri):
         with st.popover("MLflow UI", type="tertiary"):
             st.text("This tracking store has no address. To look at it in MLflow:")
-            st.code(ui_hint(uri), language="sh")
+            st.code(hint, language="sh")
 
 
 def _numbers(feed: RunFeed, view: RunView) -> list[tuple[str, str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sqlite3
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -449,3 +451,28 @@ def test_each_piece_keeps_its_extremes(
         assert set(kept) >= {finite.min(), finite.max()} if len(finite) else True
         for is_kind in (np.isnan, np.isposinf, np.isneginf):
             assert is_kind(piece.value).any() == is_kind(kept).any()
+
+
+# --- the store that the benchmark reads --------------------------------------------------------------
+
+
+def test_the_benchmark_reads_a_store_that_mlflow_can_read(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    path = Path(__file__).parents[2] / "benchmarks" / "dashboard_store.py"
+    spec = importlib.util.spec_from_file_location("dashboard_store", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    store = module.build(tmp_path / "mlflow.db", 12, long_metrics=2, long_points=300)
+    client = MlflowClient(store.uri)
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert [run.info.run_id for run in found] == [store.long_run, *store.run_ids]
+    assert {len(run.data.params) for run in found} == {0, 150}
+    records = SqlReader(store.uri).page().records
+    assert [record.data.run_id for record in records] == [run.info.run_id for run in found]
+    assert [record.data.metrics for record in records] == [run.data.metrics for run in found]
+    assert len(client.get_metric_history(store.long_run, "loss")) == 300
+    assert 0 < sum(record.data.is_live for record in records) < len(records)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ftlab_mlflow.analytics.reader import RunRecord
-from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.analytics.run_feed import NEWS, RunFeed
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.analytics.sql_reader import SqlReader
 from ftlab_mlflow.control import tags
@@ -150,6 +150,9 @@ def test_steps_that_come_again_are_seen(feed: RunFeed, trainer: Trainer, how: st
         trainer.roll_back(50)
     else:
         trainer.session = "second"
+        trainer.store.write(trainer.run_id, trainer.status(50))
+    feed.refresh()
+    assert shown(feed) == sorted(trainer.written)
     for begin in range(51, 171, 10):
         trainer.log(range(begin, begin + 10))
         feed.refresh()
@@ -183,6 +186,20 @@ def test_a_growing_series_stays_reduced_and_keeps_its_extremes(feed: RunFeed, tr
         assert (series.steps[0], series.steps[-1]) == (0, begin + 49)
     assert set(shown(feed, 60)) <= set(trainer.written)
     assert shown(feed, 5000) == sorted(trainer.written)
+
+
+def test_more_news_than_are_put_behind(feed: RunFeed, trainer: Trainer) -> None:
+    trainer.log(range(100))
+    shown(feed)
+    for begin in range(100, 100 + NEWS + 500, 800):
+        trainer.log(range(begin, begin + 800))
+    feed.refresh()
+    shown(feed, 100)
+    trainer.log(range(trainer.written[-1][0] + 1, trainer.written[-1][0] + 10))
+    feed.refresh()
+    series = feed.series("loss", 100)
+    assert series is not None
+    assert series.total == len(trainer.written)
 
 
 def test_what_has_not_moved_is_not_read_again(feed: RunFeed, trainer: Trainer, reader: NotedReader) -> None:

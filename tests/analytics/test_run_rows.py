@@ -1,4 +1,4 @@
-"""Rows of the table of runs: what they take from a run's params and tags; filters, groups, order against pandas."""
+"""Rows of the table of runs: their model and method; filters, groups and order against pandas."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def opened(page: str = "runs", **query: str) -> AppTest:
     app = AppTest.from_file(APP, default_timeout=LIMIT_S)
     if page != "runs":  # the first one
         app.run()  # which tells the app's pages
-        app.switch_page(f"pages/{page}.py")
+        app.switch_page(f"views/{page}.py")
     app.query_params = dict(query)
     app.run()
     assert not app.exception

@@ -99,6 +99,8 @@ def test_groups_stand_together_with_their_best(runs: Runs) -> None:
     assert set(shown[shown["best"].map(len) > 0]["name"]) == {"b", "c"}
     (element,) = app.dataframe
     assert element.proto.column_order[0] == "model"
+    some = table(opened(group="model", text="d"))  # whose group has a better one that is not shown
+    assert list(some["best"].map(len)) == [0]
 
 
 def test_fifty_runs_are_a_page_and_only_their_losses_are_sent(runs: Runs) -> None:

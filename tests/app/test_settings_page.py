@@ -100,7 +100,7 @@ def test_the_default_is_shown_without_its_password(dashboard: str, monkeypatch: 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:secret@127.0.0.1:9")
     app = AppTest.from_file(APP, default_timeout=LIMIT_S)
     app.run()
-    app.switch_page("pages/settings.py").run()
+    app.switch_page("views/settings.py").run()
     assert app.text_input(key="tracking_uri").placeholder == "http://127.0.0.1:9"
 
 
@@ -109,7 +109,7 @@ def test_who_has_signed_in_is_who_asks(dashboard: str) -> None:
     app.secrets["auth"] = {"client_id": "x"}
     app.user = {"email": "ann@example.org", "is_logged_in": True}
     app.run()
-    app.switch_page("pages/settings.py").run()
+    app.switch_page("views/settings.py").run()
     who = app.text_input(key="who")
     assert (who.value, who.disabled) == ("ann@example.org", True)
     app.number_input(key="refresh_s").set_value(7)
@@ -123,6 +123,5 @@ def test_the_theme_is_handed_to_the_browser(dashboard: str, theme: str, wanted: 
     store = AppStore()
     store.save(user_name(), Preferences(theme=theme))
     store.close()
-    app = opened("settings")
-    (script,) = [element.proto.body for element in app.get("html") if "stActiveTheme" in element.proto.body]
+    (script,) = [element.value for element in opened().get("html")]
     assert f"const wanted = {wanted}" in script

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,8 @@ def test_many_that_save_for_the_same_new_person_at_once(url: str) -> None:
     assert raw(url, "SELECT count(*) FROM ftlab_preferences") == [(1,)]
 
 
-def test_it_goes_on_after_the_database_has_cut_its_connections(new_postgres: object, url: str) -> None:
-    if not url.startswith("postgresql"):
-        pytest.skip("SQLite has no connections to cut")
+def test_it_goes_on_after_the_database_has_cut_its_connections(new_postgres: Callable[[], str]) -> None:
+    url = new_postgres()
     store = AppStore(url)
     cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     assert raw(url, f"{cut} WHERE datname = current_database() AND pid <> pg_backend_pid()") == [(True,)]
@@ -147,10 +147,8 @@ def test_a_server_that_is_not_there_is_unavailable_and_no_password_is_said() -> 
     assert "ann" not in str(caught.value)
 
 
-def test_a_wrong_password_is_unavailable_and_not_said(new_postgres: object, url: str) -> None:
-    if not url.startswith("postgresql"):
-        pytest.skip("SQLite has no passwords")
-    wrong = make_url(url).set(password="hush").render_as_string(hide_password=False)
+def test_a_wrong_password_is_unavailable_and_not_said(new_postgres: Callable[[], str]) -> None:
+    wrong = make_url(new_postgres()).set(password="hush").render_as_string(hide_password=False)
     with pytest.raises(AppStoreUnavailable, match="failed") as caught:
         AppStore(wrong)
     assert "hush" not in str(caught.value)

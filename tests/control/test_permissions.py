@@ -331,7 +331,7 @@ class Training:
 
 
 def test_who_is_no_administrator_can_start_a_training(guarded: Guarded, tracking_uri: str) -> None:
-    """Of the run that it asks for to see whether the server answers, this one says that it may not be read."""
+    """To see whether the server answers it asks for a run, and is told that it may not read that one."""
     with signed_in("bob"):
         log = RunLog(guarded.uri, "bob's own")
         log.end("finished")

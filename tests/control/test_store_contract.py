@@ -107,6 +107,13 @@ def test_a_tag_holds_8000_characters_of_any_kind(backend: Backend) -> None:
     assert (kept["a"], kept["b"]) == ("ä" * 8000, "🙂" * 8000)
 
 
+def test_who_is_not_asked_for_a_name_may_write_and_asking_writes_nothing(backend: Backend) -> None:
+    run_id = backend.run()
+    before = backend.store.get(run_id)
+    assert backend.store.why_read_only(run_id) is None
+    assert backend.store.get(run_id) == before
+
+
 def test_what_is_read_is_a_copy(backend: Backend) -> None:
     run_id = backend.run()
     backend.store.get(run_id).tags["mine"] = "x"

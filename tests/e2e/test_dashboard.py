@@ -104,9 +104,7 @@ def test_a_training_is_watched_and_steered(
     training = new_training(server.uri, "first")
     run = training.run
     expect(page.get_by_text("1 runs, 1 going on")).to_be_visible()
-    box = page.get_by_test_id("stDataFrame").bounding_box()
-    assert box is not None
-    page.mouse.click(box["x"] + 110, box["y"] + 52)  # the table is a canvas: the name in the first row
+    open_first(page)
     expect(page.get_by_role("heading", name="first")).to_be_visible()
     assert page.url.endswith(f"/run?id={run.run_id}")
     step = page.get_by_test_id("stMetric").filter(has_text="step").first
@@ -133,6 +131,17 @@ def test_a_training_is_watched_and_steered(
     assert training.process.wait(LIMIT_S) == 0
     assert run.status().state == "stopped"
     expect(field(page, "learning_rate")).to_be_disabled()
+
+
+def open_first(page: Page) -> None:
+    """Clicks on the name in the first row. The table is a canvas, whose place moves while the page is laid out."""
+    end = time.monotonic() + LIMIT_S
+    while "/run?" not in page.url:
+        assert time.monotonic() < end, "the run did not open"
+        box = page.get_by_test_id("stDataFrame").bounding_box()
+        if box is not None:
+            page.mouse.click(box["x"] + 110, box["y"] + 52)
+        page.wait_for_timeout(2000)
 
 
 def change_two_parameters(page: Page, run: LiveRun) -> None:

@@ -20,7 +20,7 @@ def show() -> None:
     run_id = st.query_params.get("id", "")
     if not run_id:
         st.info("No run is chosen.", icon=":material/table_rows:")
-        st.page_link("pages/runs.py", label="Choose one of all runs", icon=":material/arrow_back:")
+        st.page_link("views/runs.py", label="Choose one of all runs", icon=":material/arrow_back:")
         return
     feed = state.run_feed(run_id)
     try:
@@ -28,7 +28,7 @@ def show() -> None:
     except RunNotFound:
         st.error("There is no such run, or it was deleted.", icon=":material/search_off:")
         st.text(run_id)
-        st.page_link("pages/runs.py", label="All runs", icon=":material/arrow_back:")
+        st.page_link("views/runs.py", label="All runs", icon=":material/arrow_back:")
         return
     except StoreUnavailable:
         if feed.record is None:

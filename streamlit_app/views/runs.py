@@ -63,7 +63,7 @@ def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters) -> None:
         return
     fit = chosen.apply(rows)
     if opened := run_grid.opened():
-        st.switch_page("pages/run.py", query_params={"id": opened})
+        st.switch_page("views/run.py", query_params={"id": opened})
     _selection()
     if not fit:
         st.info("No run fits the filters.", icon=":material/filter_alt:")
@@ -96,9 +96,9 @@ def _selection() -> None:
             f"{len(ids)} selected" + (f", at most {MAX_RUNS} are compared" if len(ids) > MAX_RUNS else "")
         )
         if len(ids) == 1 and st.button("Open", key="open", type="primary"):
-            st.switch_page("pages/run.py", query_params={"id": ids[0]})
+            st.switch_page("views/run.py", query_params={"id": ids[0]})
         if len(ids) > 1 and st.button("Compare", key="compare", type="primary", disabled=len(ids) > MAX_RUNS):
-            st.switch_page("pages/compare.py", query_params={"runs": ",".join(ids)})
+            st.switch_page("views/compare.py", query_params={"runs": ",".join(ids)})
         st.button("Clear", key="clear selection", on_click=run_grid.clear)
 
 

@@ -31,19 +31,22 @@ def show() -> None:
         sent = st.form_submit_button("Save", type="primary", key="save")
     if sent:
         _save(chosen, values)
+    identity.sign_out()
 
 
 def _runs(chosen: Preferences) -> dict[str, Any]:
     st.subheader("Runs", anchor=False)
+    user = identity.user()
     uri = st.text_input(
         "Tracking URI",
-        value=chosen.tracking_uri or "",
+        value="" if user.signed_in else chosen.tracking_uri or "",
         key="tracking_uri",
+        disabled=user.signed_in,
         placeholder=without_credentials(state.default_tracking_uri()),
         help="MLflow's, such as http://host:5000 or sqlite:////home/me/mlflow.db. Empty: what the dashboard "
-        "was started with. Credentials belong into the environment of the dashboard.",
+        "was started with. Credentials belong into the environment of the dashboard; where people sign in, "
+        "it alone says where the runs are.",
     )
-    user = identity.user()
     if user.signed_in:
         st.text_input(
             "Who I am",
@@ -52,7 +55,7 @@ def _runs(chosen: Preferences) -> dict[str, Any]:
             key="who",
             help="You are signed in; requests name you.",
         )
-        return {"tracking_uri": uri, "by": chosen.by}
+        return {"tracking_uri": chosen.tracking_uri, "by": chosen.by}
     by = st.text_input(
         "Who I am",
         value=chosen.by or "",

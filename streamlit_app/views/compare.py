@@ -35,7 +35,7 @@ def show() -> None:
     feeds = _found(ids[:MAX_RUNS])
     if len(feeds) < 2:
         st.info("Choose two runs or more in the table of runs, then Compare.", icon=":material/table_rows:")
-    st.page_link("pages/runs.py", label="Choose runs", icon=":material/arrow_back:")
+    st.page_link("views/runs.py", label="Choose runs", icon=":material/arrow_back:")
     if feeds:
         _live(feeds)
 

@@ -1,0 +1,175 @@
+"""What the table of runs computes from series, kept by run: read again only when a run has logged."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ftlab_mlflow.analytics.reader import RunReader, RunRecord
+from ftlab_mlflow.analytics.series import Series, joined, reduce
+from ftlab_mlflow.control.store import NOT_ENDED
+from ftlab_mlflow.control.view import RunView
+
+_AT_ONCE = 20
+"""Runs that are looked up in one go, where each costs a read."""
+_WATCHED_S = 10.0
+"""Seconds between two looks up to which what is new at the second counts as made just now."""
+_LAST_STEPS = 1000
+
+_T = TypeVar("_T")
+
+
+class Ends:
+    """When each training that goes on will end: its last estimate, and when that was made."""
+
+    def __init__(self, reader: RunReader) -> None:
+        self._reader = reader
+        self._ends: dict[str, tuple[str, float]] = {}
+        self._updated_at = -math.inf
+
+    def of(self, run_id: str) -> float | None:
+        """Unix time in seconds, or None."""
+        return self._ends[run_id][1] if run_id in self._ends else None
+
+    def update(self, views: Iterable[RunView]) -> None:
+        """Takes new estimates: made just now where they were not there at the last look, else looked up."""
+        is_watched = time.monotonic() - self._updated_at < _WATCHED_S
+        lookups = 0
+        for view in views:
+            run_id, estimate = view.data.run_id, view.data.metrics["eta_s"]
+            told, _ = self._ends.get(run_id, ("", 0.0))
+            if told == str(estimate):
+                continue
+            if told and is_watched:
+                end = time.time() + estimate
+            elif lookups < _AT_ONCE:
+                lookups += 1
+                end = self._look_up(view, estimate)
+            else:
+                continue
+            self._ends[run_id] = (str(estimate), end)
+        self._updated_at = time.monotonic()
+
+    def _look_up(self, view: RunView, estimate: float) -> float:
+        # Not the whole series, which may be long: the last estimate is among the last steps.
+        after = view.status.step - _LAST_STEPS if view.status and view.status.step > _LAST_STEPS else None
+        series = self._reader.series([view.data.run_id], "eta_s", points=2, after=after)
+        found = series.get(view.data.run_id)
+        return found.times[-1] / 1000 + found.values[-1] if found else time.time() + estimate
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """These runs are no more."""
+        for run_id in run_ids:
+            self._ends.pop(run_id, None)
+
+
+class FromSeries(Generic[_T]):
+    """What is computed from a metric's series, by run; read again when the run has logged or ended since.
+
+    While a run goes on, only what it has logged since is read.
+
+    Args:
+        metrics: Names; the first that a run has counts.
+        points: How many values of the series are needed.
+        reread_s: Seconds before a run that goes on is read again.
+    """
+
+    def __init__(
+        self,
+        reader: RunReader,
+        metrics: tuple[str, ...],
+        points: int,
+        reread_s: float,
+        compute: Callable[[Series], _T],
+    ) -> None:
+        self._reader = reader
+        self._metrics = metrics
+        self._points = points
+        self._reread_s = reread_s
+        self._compute = compute
+        self._found: dict[str, _Found[_T]] = {}
+
+    def of(self, run_id: str) -> _T | None:
+        """The value as it was read last, or None."""
+        found = self._found.get(run_id)
+        return found.value if found else None
+
+    def due(self, records: Iterable[RunRecord]) -> list[RunRecord]:
+        """The runs whose value is to be read."""
+        return [record for record in records if self._metric(record) and self._is_due(record)]
+
+    def read(self, records: Sequence[RunRecord]) -> None:
+        """Reads the values of these runs."""
+        for metric in self._metrics:
+            chosen = {record.data.run_id: record for record in records if self._metric(record) == metric}
+            whole = []
+            for run_id, record in chosen.items():
+                found = self._found.get(run_id)
+                if found and found.going == metric and record.data.status in NOT_ENDED:
+                    after = int(found.series.steps[-1])
+                    later = self._reader.series([run_id], metric, points=self._points, after=after)
+                    series = joined(found.series, later[run_id]) if later else found.series
+                    self._keep(record, reduce(series, self._points))
+                else:
+                    whole.append(run_id)
+            all_series = self._reader.series(whole, metric, points=self._points) if whole else {}
+            for run_id, series in all_series.items():
+                self._keep(chosen[run_id], series)
+
+    def _keep(self, record: RunRecord, series: Series) -> None:
+        self._found[record.data.run_id] = _Found(
+            logged=self._logged(record),
+            going=self._metric(record) if record.data.status in NOT_ENDED else None,
+            read_at=time.monotonic(),
+            series=series,
+            value=self._compute(series),
+        )
+
+    def forget(self, run_ids: Iterable[str]) -> None:
+        """These runs are no more."""
+        for run_id in run_ids:
+            self._found.pop(run_id, None)
+
+    def _metric(self, record: RunRecord) -> str | None:
+        return next((metric for metric in self._metrics if metric in record.data.metrics), None)
+
+    def _is_due(self, record: RunRecord) -> bool:
+        found = self._found.get(record.data.run_id)
+        if found is None:
+            return True
+        may = record.data.status not in NOT_ENDED or time.monotonic() - found.read_at >= self._reread_s
+        return may and found.logged != self._logged(record)
+
+    def _logged(self, record: RunRecord) -> str:
+        """Changes when the run logs the metric, ends or goes on (the same value again is not noticed)."""
+        metric = self._metric(record) or ""
+        return f"{record.data.status} {record.data.ended} {metric} {record.data.metrics.get(metric)}"
+
+
+@dataclass(frozen=True)
+class _Found(Generic[_T]):
+    """What was read of a run.
+
+    Attributes:
+        logged: What it had logged then. going: The metric, if the run went on then. series: Reduced.
+    """
+
+    logged: str
+    going: str | None
+    read_at: float
+    series: Series
+    value: _T
+
+
+def finite(series: Series) -> tuple[float, ...]:
+    values = series.values[np.isfinite(series.values)]
+    return tuple(values.tolist())
+
+
+def smallest(series: Series) -> float | None:
+    return min(finite(series), default=None)
