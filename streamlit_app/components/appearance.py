@@ -13,8 +13,8 @@ import streamlit as st
 
 Theme = Literal["system", "light", "dark"]
 
-# The entry's name is Streamlit's (1.67: static/js/utils, CACHED_THEME_BASE_KEY). "ftlab-theme" is ours: it tells
-# an entry written here from a choice in Streamlit's menu. A change loads the page at most once.
+# The entry's name is Streamlit's (1.67: static/js/utils, CACHED_THEME_BASE_KEY). "ftlab-theme" is ours: it
+# tells an entry written here from a choice in Streamlit's menu. A change loads the page at most once.
 _SCRIPT = """<script>(() => {
   const wanted = %s, isShown = %s;
   const entry = `stActiveTheme-${location.pathname}-v2`, ours = "ftlab-theme";

@@ -36,7 +36,7 @@ class Filters:
     order: str
 
     def apply(self, rows: Sequence[RunRow]) -> list[RunRow]:
-        """The rows that fit, group by group. The best of a group is the best of all its runs, shown or not."""
+        """The rows that fit, group by group. The best of a group is so among all its runs, shown or not."""
         column, descending = _ORDERS[self.order]
         groups = grouped(ordered(rows, column, descending=descending), self.group)
         return filtered(

@@ -31,7 +31,7 @@ def show() -> None:
     table.refresh()
     rows = table.rows()
     st.title("Runs", anchor=False)
-    chosen = filters.show(options(rows))
+    chosen = filters.show(options(rows)) if rows else None
     is_live = _is_live(table, rows)
     every = state.preferences().refresh_s * (1 if is_live else _SLOWER)
 
@@ -39,7 +39,7 @@ def show() -> None:
     def fragment() -> None:
         table.refresh()
         rows = table.rows()
-        if _is_live(table, rows) != is_live:
+        if _is_live(table, rows) != is_live or (rows and chosen is None):
             st.rerun()
         _part(table, rows, chosen)
 
@@ -51,13 +51,13 @@ def _is_live(table: RunTable, rows: Sequence[RunRow]) -> bool:
     return not table.is_complete or table.problem is not None or any(row.state in _GO_ON for row in rows)
 
 
-def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters) -> None:
+def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters | None) -> None:
     if isinstance(table.problem, StoreUnavailable):
         banner.away(table.problem, table.read_at)
     elif table.problem:
         st.error("The tracking store refuses.", icon=":material/error:")
         st.text(str(table.problem))
-    if not rows:
+    if chosen is None:
         if table.is_complete:
             _empty()
         return
@@ -106,7 +106,7 @@ def _empty() -> None:
     st.info("This tracking store has no runs yet.", icon=":material/rocket_launch:")
     st.markdown("Start one. This trains a tiny model on the CPU for a minute; it shows up here by itself:")
     uri = shlex.quote(without_credentials(state.tracking_uri()))
-    st.code(f"ftlab train sft --model demo --data demo --tracking_uri {uri}", language="sh")
+    st.code(f"ftlab train sft --model demo --data demo --tracking_uri {uri}", language="sh", wrap_lines=True)
 
 
 def _zone() -> str:

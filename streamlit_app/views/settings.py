@@ -17,8 +17,8 @@ _AXES = {"step": "Optimizer steps", "time": "Hours since the start", "epoch": "E
 _THEMES = {"system": "As the system", "light": "Light", "dark": "Dark"}
 _MEMORY = {"GB": "GB (10⁹ bytes)", "GiB": "GiB (2³⁰ bytes)"}
 _THEME_HELP = (
-    "Streamlit keeps a theme in each browser. Light or dark is set there by loading a page once anew; a "
-    "browser that keeps nothing stays as it is, and a choice in Streamlit's own menu lasts until the next page."
+    "Streamlit keeps a theme in each browser. Light or dark is set there by loading a page once anew; "
+    "a browser that keeps nothing stays as it is. A choice in Streamlit's own menu lasts until the next page."
 )
 
 

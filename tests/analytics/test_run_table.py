@@ -293,13 +293,23 @@ def test_series_of_ended_runs_are_read_once_and_those_that_go_on_when_they_log(
 
 
 def test_a_series_of_a_run_that_goes_on_is_not_read_at_every_refresh(runs: Runs, reader: Counting) -> None:
-    table = RunTable(reader, fresh_s=60)
+    table = RunTable(reader, fresh_s=2)
     going = runs.live("going", loss=[5.0])
     table.refresh()
     assert table.series_for([going])[going] == (5.0,)
     runs.log(going, "loss", [4.0], first=2)
+    until(lambda: table.refresh() or table.rows()[0].loss == 4.0)
     assert table.series_for([going])[going] == (5.0,)
     assert reader.calls["series"] == 1
+
+
+def test_a_run_that_begins_to_log_another_loss_has_a_line_of_that_alone(runs: Runs, table: RunTable) -> None:
+    going = runs.plain("going", train_loss=[9.0, 8.0])
+    read_all(table)
+    assert table.series_for([going])[going] == (9.0, 8.0)
+    runs.log(going, "loss", [2.0, 1.0], first=2)
+    read_all(table)
+    assert table.series_for([going])[going] == (2.0, 1.0)
 
 
 # --- staying fresh -----------------------------------------------------------------------------------
@@ -358,6 +368,28 @@ def test_a_refresh_reads_new_runs_those_that_go_on_and_those_that_did(runs: Runs
     table.refresh()
     assert reader.calls == {"page": 1, "active": 1}
     assert at_once in {row.run_id for row in table.rows()}
+
+
+def test_a_run_that_ends_below_many_newer_ones_is_read_by_its_id(
+    runs: Runs, reader: Counting, tracking_uri: str
+) -> None:
+    going, deleted = runs.live("going"), runs.live("deleted")
+    table = RunTable(reader, fresh_s=0)
+    table.refresh()
+    until(lambda: utc_now().timestamp() * 1000 > runs.client.get_run(deleted).info.start_time + 1100)
+    newer = many_runs(tracking_uri, 100)  # that started in the last second
+    table.refresh()
+    assert table.count == 22, "the newest 20 are read, the others by the next sweep"
+    runs.client.set_terminated(going)
+    runs.beat(going, "finished")
+    runs.client.delete_run(deleted)
+    reader.forget()
+    table.refresh()
+    rows = {row.run_id: row for row in table.rows()}
+    assert rows[going].state == "finished"
+    assert deleted not in rows
+    assert set(rows) == {going, *newer[:20]}
+    assert reader.calls == {"page": 1, "active": 1, "record": 2}
 
 
 def test_a_sweep_finds_what_was_deleted_renamed_tagged_and_restored(

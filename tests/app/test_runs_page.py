@@ -62,22 +62,22 @@ def test_nan_reaches_the_browser_as_nan_and_not_as_nothing(runs: Runs) -> None:
 
 def test_filters_stand_in_the_address(runs: Runs) -> None:
     other = runs.client.create_experiment("other")
-    runs.live("a1", state="running", method="dpo", run_tags={"team": "blue"})
-    runs.live("a2", state="paused", run_tags={"team": "red"})
-    runs.live("b1", state="paused", experiment=other)
+    runs.live("wide 1", state="running", method="dpo", run_tags={"team": "blue"})
+    runs.live("wide 2", state="paused", run_tags={"team": "red"})
+    runs.live("tall", state="paused", experiment=other)
 
     def names(app: AppTest) -> set[str]:
         return set(table(app)["name"])
 
-    assert names(opened(state="paused")) == {"a2", "b1"}
-    assert names(opened(state="paused", experiment="other")) == {"b1"}
-    assert names(opened(method="dpo")) == {"a1"}
-    assert names(opened(tag="team=red")) == {"a2"}
-    assert names(opened(text="A")) == {"a1", "a2"}
+    assert names(opened(state="paused")) == {"wide 2", "tall"}
+    assert names(opened(state="paused", experiment="other")) == {"tall"}
+    assert names(opened(method="dpo")) == {"wide 1"}
+    assert names(opened(tag="team=red")) == {"wide 2"}
+    assert names(opened(text="WIDE")) == {"wide 1", "wide 2"}
 
     app = opened()
     app.multiselect(key="state").set_value(["running"]).run()
-    assert names(app) == {"a1"}
+    assert names(app) == {"wide 1"}
 
 
 def test_a_filter_that_nothing_fits_says_so_and_can_be_cleared(runs: Runs) -> None:
@@ -91,15 +91,15 @@ def test_a_filter_that_nothing_fits_says_so_and_can_be_cleared(runs: Runs) -> No
 
 
 def test_groups_stand_together_with_their_best(runs: Runs) -> None:
-    for name, model, loss in [("a", "x", 2.0), ("b", "y", 0.5), ("c", "x", 1.0), ("d", "y", 0.7)]:
+    for name, model, loss in [("one", "x", 2.0), ("two", "y", 0.5), ("three", "x", 1.0), ("four", "y", 0.7)]:
         runs.live(name, params={"model_name_or_path": model}, metrics={"eval_loss": [loss]})
     app = opened(group="model")
     shown = table(app)
     assert list(shown["model"]) == ["y", "y", "x", "x"]
-    assert set(shown[shown["best"].map(len) > 0]["name"]) == {"b", "c"}
+    assert set(shown[shown["best"].map(len) > 0]["name"]) == {"two", "three"}
     (element,) = app.dataframe
     assert element.proto.column_order[0] == "model"
-    some = table(opened(group="model", text="d"))  # whose group has a better one that is not shown
+    some = table(opened(group="model", text="four"))  # whose group has a better one that is not shown
     assert list(some["best"].map(len)) == [0]
 
 

@@ -87,7 +87,7 @@ def field(page: Page, name: str):  # type: ignore[no-untyped-def]
 
 def request_cards(page: Page):  # type: ignore[no-untyped-def]
     """The requests of this browser, the newest first."""
-    return page.locator("[class*='st-key-request ']")
+    return page.locator("[class*='st-key-request-']")
 
 
 def test_a_training_is_watched_and_steered(
@@ -134,14 +134,8 @@ def test_a_training_is_watched_and_steered(
 
 
 def open_first(page: Page) -> None:
-    """Clicks on the name in the first row. The table is a canvas, whose place moves while the page is laid out."""
-    end = time.monotonic() + LIMIT_S
-    while "/run?" not in page.url:
-        assert time.monotonic() < end, "the run did not open"
-        box = page.get_by_test_id("stDataFrame").bounding_box()
-        if box is not None:
-            page.mouse.click(box["x"] + 110, box["y"] + 52)
-        page.wait_for_timeout(2000)
+    """Clicks on the name in the first row; the table is a canvas."""
+    page.get_by_test_id("stDataFrame").click(position={"x": 60, "y": 52})
 
 
 def change_two_parameters(page: Page, run: LiveRun) -> None:
