@@ -109,18 +109,30 @@ def _summary(view: RunView, edited: dict[str, Scalar]) -> None:
             st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}")
             if name in seen and seen[name] != asked:
                 st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
-        reason = st.text_input("Why (optional)", key=f"reason {view.data.run_id}", placeholder="loss plateau")
+        st.text_input("Why (optional)", key=f"reason {view.data.run_id}", placeholder="loss plateau")
         with st.container(horizontal=True):
             label = "Send 1 change" if len(edited) == 1 else f"Send {len(edited)} changes"
-            st.button(label, type="primary", key="send", on_click=_send, args=(view, edited, reason))
+            st.button(label, type="primary", key="send", on_click=_send, args=(view, edited, _typed(view)))
             st.button("Discard", key="discard", on_click=_clear, args=(view,))
 
 
-def _send(view: RunView, edited: dict[str, Scalar], reason: str) -> None:
+def _send(view: RunView, edited: dict[str, Scalar], typed: dict[str, str | None]) -> None:
+    """Sends what the summary showed: not what was typed between the last look and the click."""
+    reason = st.session_state[f"reason {view.data.run_id}"].strip() or None
+    if _typed(view) != typed:
+        text = "A value changed while you clicked. Look at the summary, and send it if it is right."
+        sending.refuse(view, sending.Refused(edited, reason, text))
+        return
     seen = _seen(view)
     expect = {name: seen[name] for name in edited if name in seen}
-    if sending.change(view, edited, expect, reason.strip() or None):
+    if sending.change(view, edited, expect, reason):
         _clear(view)
+
+
+def _typed(view: RunView) -> dict[str, str | None]:
+    """What stands in the fields, by parameter."""
+    assert view.surface is not None
+    return {name: st.session_state.get(_key(view, name)) or None for name in view.surface.params}
 
 
 def _clear(view: RunView) -> None:

@@ -48,7 +48,7 @@ def change(
         request = state.live_run(view.data.run_id).update(values, expect=expect, reason=reason)
     except FTLabError as error:
         code = error.code if isinstance(error, UpdateRejected) else ""
-        st.session_state[f"refused {view.data.run_id}"] = Refused(values, reason, str(error), code)
+        refuse(view, Refused(values, reason, str(error), code))
         return False
     sent(view).insert(0, request.id)
     forget(view)
@@ -61,10 +61,15 @@ def command(view: RunView, name: str, **args: Scalar) -> None:
         request = state.live_run(view.data.run_id).command(name, **args)  # type: ignore[arg-type]
     except FTLabError as error:
         code = error.code if isinstance(error, UpdateRejected) else ""
-        st.session_state[f"refused {view.data.run_id}"] = Refused({}, None, f"{name}: {error}", code)
+        refuse(view, Refused({}, None, f"{name}: {error}", code))
         return
     sent(view).insert(0, request.id)
     forget(view)
+
+
+def refuse(view: RunView, what: Refused) -> None:
+    """Remembers that nothing was written, for the page to say so."""
+    st.session_state[f"refused {view.data.run_id}"] = what
 
 
 def forget(view: RunView) -> None:

@@ -197,17 +197,10 @@ def somebody_else_was_faster(page: Page, run: LiveRun) -> None:
 def garbage_is_refused(page: Page, run: LiveRun) -> None:
     """It is said at the field what is allowed, and there is nothing to send."""
     count = len(run.history())
-    for text, said in {
-        "a lot": "a finite number",
-        "nan": "a finite number",
-        "-1": "from 0",
-        "1e400": "finite",
-    }.items():
+    for text in ("a lot", "nan", "-1", "1e400"):
         field(page, "learning_rate").fill(text)
         expect(
-            page.get_by_text(
-                re.compile(f"learning_rate: .*must be {said if said != 'from 0' else '.*from 0'}")
-            )
+            page.get_by_text(re.compile("learning_rate: .*must be a finite number from 0"))
         ).to_be_visible()
         expect(page.get_by_role("button", name=re.compile("Send . change"))).to_have_count(0)
     field(page, "learning_rate").fill("")
