@@ -343,9 +343,10 @@ def _build(dataclass_type: Any, values: Mapping[str, Any], path: str | None) -> 
     try:
         with _expected_warnings_off():
             return dataclass_type(**own)
-    except (ValueError, TypeError, ImportError, OSError, NotImplementedError) as error:
-        # A value; a key inside of a mapping (accelerator_config); a package that it needs (deepspeed); a file
-        # that it names; a GPU on which accelerate wants two environment variables.
+    except (ValueError, TypeError, AttributeError, ImportError, OSError, NotImplementedError) as error:
+        # A value; one of another kind (parallelism_config); a key inside of a mapping (accelerator_config); a
+        # package that it needs (deepspeed); a file that it names; a GPU on which accelerate wants two
+        # environment variables.
         text = first_words(error)
         raise ConfigError(f"{path}: {text}" if path else text) from error
 

@@ -16,6 +16,7 @@ _ICONS = {
     "stop": ":material/stop:",
 }
 _ASKS_FIRST = ("rollback", "stop")
+_SAVE, _CHECKPOINT = "stop saves", "rollback to"
 
 
 def show(view: RunView, closed: str | None) -> None:
@@ -43,25 +44,25 @@ def _fits(name: str, view: RunView) -> bool:
 
 
 def _ask(view: RunView, name: str, asking: str) -> None:
-    def done() -> None:
-        st.session_state.pop(asking, None)
-
-    with st.container(border=True):
-        args: dict[str, str | bool] = {}
+    with st.container(border=True, key="asking"):
         if name == "stop":
             st.text("Stop this training at the next step? It ends the run.")
-            args["save"] = st.checkbox("Write a checkpoint first", value=True, key="stop saves")
+            st.checkbox("Write a checkpoint first", value=True, key=_SAVE)
         else:
             st.text("Go back to a checkpoint of this run? Steps since then are trained again; changes stay.")
-            where = st.text_input(
-                "Checkpoint",
-                placeholder="the last one",
-                help="Its folder, such as checkpoint-500",
-                key="rollback to",
-            )
-            if where.strip():
-                args["checkpoint"] = where.strip()
+            where = "Its folder, such as checkpoint-500"
+            st.text_input("Checkpoint", placeholder="the last one", help=where, key=_CHECKPOINT)
         with st.container(horizontal=True):
-            if st.button(f"{name.capitalize()} now", type="primary", key="asked yes", on_click=done):
-                sending.command(view, name, **args)
-            st.button("Keep training", key="asked no", on_click=done)
+            label = f"{name.capitalize()} now"
+            st.button(label, type="primary", key="asked yes", on_click=_answered, args=(view, name, asking))
+            st.button("Keep training", key="asked no", on_click=_answered, args=(view, None, asking))
+
+
+def _answered(view: RunView, name: str | None, asking: str) -> None:
+    """The question is answered; `name` is the command to send, if any."""
+    del st.session_state[asking]
+    if name == "stop":
+        sending.command(view, name, save=st.session_state[_SAVE])
+    elif name == "rollback":
+        checkpoint = st.session_state[_CHECKPOINT].strip()
+        sending.command(view, name, **({"checkpoint": checkpoint} if checkpoint else {}))

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_SERIES = {
+    "light": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    "dark": ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2"),  # bright ones first
+}
 _INK = {"light": "#1c232d", "dark": "#e3e8ee"}
-_FAINT = {"light": "#8a94a3", "dark": "#8a94a3"}
+_FAINT = "#8a94a3"
 _STATE_COLORS = {
     "running": "green",
     "paused": "orange",
@@ -22,30 +25,29 @@ _STATE_COLORS = {
 }
 
 
-def is_dark() -> bool:
-    """Whether the browser shows the dark theme."""
-    return st.context.theme.type == "dark"
+def _theme() -> str:
+    return "dark" if st.context.theme.type == "dark" else "light"
 
 
 def ink() -> str:
     """The colour of text."""
-    return _INK["dark" if is_dark() else "light"]
+    return _INK[_theme()]
 
 
 def faint() -> str:
     """The colour of what stands behind: grid, marks of requests."""
-    return _FAINT["dark" if is_dark() else "light"]
+    return _FAINT
 
 
 def color(number: int) -> str:
     """The colour of a series by its number, from 0."""
-    colors = (*_SERIES, ink())
+    colors = (*_SERIES[_theme()], ink())
     return colors[number % len(colors)]
 
 
 def dash(number: int) -> str:
     """Plotly's line style of a series by its number, from 0."""
-    return ("solid", "dash", "dot")[number // (len(_SERIES) + 1) % 3]
+    return ("solid", "dash", "dot")[number // (len(_SERIES["light"]) + 1) % 3]
 
 
 def state_color(state: str) -> str:
