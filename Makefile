@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo demo-real test test-slow lint bench dashboard clean
+.PHONY: setup demo demo-real test test-slow lint bench dashboard screenshots clean
 
 setup: $(READY)
 
@@ -37,9 +37,13 @@ bench: $(READY)
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/dashboard.py
 
 dashboard: $(READY)
 	$(BIN)/ftlab dashboard
+
+screenshots: $(READY)
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache demo outputs

@@ -33,8 +33,8 @@ _PARAMS = ("learning_rate", "weight_decay", "per_device_train_batch_size", "num_
 _METRICS = (
     "loss", "eval_loss", "learning_rate", "grad_norm", "epoch", "num_tokens", "mean_token_accuracy",
     "rewards/margins", "rewards/accuracies", "train_samples_per_second", "system/gpu_0 memory",
-    "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "logits/chosen", "logits/rejected",
-    "entropy", "tokens_per_second", "samples_per_second", "step_time_s",
+    "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "logits/chosen",
+    "logits/rejected", "entropy", "tokens_per_second", "samples_per_second", "step_time_s",
 )  # fmt: skip
 _INDEXES = {
     "index_metrics_run_uuid": "CREATE INDEX index_metrics_run_uuid ON metrics (run_uuid)",

@@ -26,10 +26,11 @@ MLFLOW_WORKERS = 4
 
 
 @contextmanager
-def mlflow_server(folder: Path, backend: str) -> Iterator[tuple[str, int]]:
+def mlflow_server(folder: Path, backend: str, workers: int = MLFLOW_WORKERS) -> Iterator[tuple[str, int]]:
     """A tracking server with its default settings; gives its URI and its process id."""
     uri = f"http://127.0.0.1:{(port := _free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--backend-store-uri", backend]
+    command += ["--workers", str(workers)]
     with (folder / "mlflow-server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
         try:

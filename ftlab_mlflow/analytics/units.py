@@ -78,7 +78,7 @@ def memory(size: float | None, *, binary: bool = False) -> str:
 
 
 def plotted(unit: str, *, binary: bool = False) -> tuple[float, str]:
-    """What to multiply values in this unit by, and the unit then, where a whole chart has one: memory in GB or GiB."""
+    """A factor for the values of a chart in this unit, and the unit then: memory is in GB or GiB."""
     if unit not in _BYTES:
         return 1.0, unit
     return (_BYTES[unit] / 2**30, "GiB") if binary else (_BYTES[unit] / 10**9, "GB")

@@ -97,13 +97,13 @@ def show(chart: go.Figure, key: str) -> None:
 
 def _layout(view: View, unit: str, *, legend: bool) -> dict[str, Any]:
     return {
-        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 44},
         "height": HEIGHT,
         "hovermode": "closest",
         "showlegend": legend,
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
         "uirevision": view.axis,
-        "xaxis": {"title": {"text": AXIS_TITLES[view.axis], "standoff": 4}, "zeroline": False},
+        "xaxis": {"title": {"text": AXIS_TITLES[view.axis], "standoff": 8}, "zeroline": False},
         "yaxis": {
             "title": {"text": unit},
             "type": "log" if view.log_y else "linear",
@@ -169,7 +169,7 @@ def _mark(chart: go.Figure, markers: Sequence[tuple[Marker, str]], place: Place,
         return
     x = marked([marker for marker, _ in markers], place, axis)
     for position in np.unique(x[np.isfinite(x)]):
-        chart.add_vline(x=float(position), line={"color": palette.faint(), "width": 1, "dash": "dot"})
+        chart.add_vline(x=float(position), line={"color": palette.FAINT, "width": 1, "dash": "dot"})
     chart.add_scatter(
         name="requests",
         x=x,

@@ -15,6 +15,7 @@ from ftlab_mlflow.control.wire import Scalar, shown_value
 from ftlab_mlflow.errors import FTLabError, StoreUnavailable
 from streamlit_app import state
 from streamlit_app.components import preview, sending
+from streamlit_app.components.text import plain
 
 _ASK_AGAIN_S = 60.0
 """Seconds after which the tracking server is asked anew whether this person may write."""
@@ -37,7 +38,7 @@ def why_closed(view: RunView) -> str | None:
 
 
 def show(view: RunView, closed: str | None) -> None:
-    """The fields, and below them what was edited."""
+    """The fields, and what was edited."""
     st.subheader("Change it live", anchor=False)
     if closed:
         st.info("Nothing can be changed now.", icon=":material/lock:")
@@ -45,26 +46,36 @@ def show(view: RunView, closed: str | None) -> None:
     if view.surface is None:
         return
     edited: dict[str, Scalar] = {}
+    wrong: list[str] = []
+    below = st.container()  # the last field that was edited: sending is where the eyes are
     for name, param in view.surface.params.items():
-        value = _field(view, name, param, disabled=closed is not None)
-        if value is not None:
-            edited[name] = value
+        text = _field(view, name, param, disabled=closed is not None)
+        if text:
+            try:
+                edited[name] = param.parse(text)
+            except FTLabError as error:
+                wrong.append(name)
+                st.text(f"{name}: {error}")
         if name == "learning_rate":
             beside_rate = st.container(key="preview")
+        if text:
+            below = st.container()
     if not closed:
         if "learning_rate" in view.surface.params:
             with beside_rate:
                 preview.show(view.surface, edited)
-        _summary(view, edited)
-    _refusal(view)
+        with below:
+            _summary(view, edited, wrong)
+    with below:
+        _refusal(view, edited)
     if view.surface.unsupported:
         with st.expander("Not offered in this run"):
             for name, why in view.surface.unsupported.items():
                 st.text(f"{name}: {why}")
 
 
-def _field(view: RunView, name: str, param: Param, *, disabled: bool) -> Scalar | None:
-    """One parameter; its new value, if there is a good one."""
+def _field(view: RunView, name: str, param: Param, *, disabled: bool) -> str:
+    """One parameter; what was typed or chosen, if anything."""
     key = _key(view, name)
     seen = _seen(view)
     if key not in st.session_state or not st.session_state[key]:
@@ -73,6 +84,7 @@ def _field(view: RunView, name: str, param: Param, *, disabled: bool) -> Scalar 
 
     def edited() -> None:
         seen.setdefault(name, shown_asked)
+        sending.forget(view)
 
     said = f"{shown_value(param.value)} in force"
     if param.value != param.asked:
@@ -80,29 +92,23 @@ def _field(view: RunView, name: str, param: Param, *, disabled: bool) -> Scalar 
     common: dict[str, Any] = {"key": key, "on_change": edited, "disabled": disabled, "help": _help(param)}
     if param.type in ("enum", "bool"):
         choices = list(param.choices) if param.type == "enum" else ["true", "false"]
-        text = st.selectbox(name, choices, index=None, placeholder=said, **common)
+        text = st.selectbox(plain(name), choices, index=None, placeholder=said, **common)
     else:
-        text = st.text_input(name, placeholder=said, live=True, **common)
-    if not text or not text.strip():
-        return None
-    try:
-        value = param.parse(text)
-    except FTLabError as error:
-        st.text(f"{name}: {error}")
-        return None
-    return value
+        text = st.text_input(plain(name), placeholder=said, live=True, **common)
+    return (text or "").strip()
 
 
 def _help(param: Param) -> str:
     bounds = {"from": param.min, "to": param.max}
     said = " ".join(f"{word} {units.number(bound)}" for word, bound in bounds.items() if bound is not None)
-    return "  \n".join(part for part in (param.help, f"{param.type} {said}".strip()) if part)
+    return "  \n".join(part for part in (plain(param.help), f"{param.type} {said}".strip()) if part)
 
 
-def _summary(view: RunView, edited: dict[str, Scalar]) -> None:
+def _summary(view: RunView, edited: dict[str, Scalar], wrong: list[str]) -> None:
     if not edited or view.surface is None:
         return
     seen = _seen(view)
+    expect = {name: seen[name] for name in edited if name in seen}
     with st.container(border=True, key="summary"):
         for name, value in edited.items():
             asked = view.surface.params[name].asked
@@ -110,21 +116,24 @@ def _summary(view: RunView, edited: dict[str, Scalar]) -> None:
             if name in seen and seen[name] != asked:
                 st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
         st.text_input("Why (optional)", key=f"reason {view.data.run_id}", placeholder="loss plateau")
+        if wrong:
+            st.text(f"Nothing is sent while another value is wrong: {', '.join(wrong)}.")
         with st.container(horizontal=True):
             label = "Send 1 change" if len(edited) == 1 else f"Send {len(edited)} changes"
-            st.button(label, type="primary", key="send", on_click=_send, args=(view, edited, _typed(view)))
+            args = (view, edited, expect, _typed(view))
+            st.button(label, type="primary", key="send", disabled=bool(wrong), on_click=_send, args=args)
             st.button("Discard", key="discard", on_click=_clear, args=(view,))
 
 
-def _send(view: RunView, edited: dict[str, Scalar], typed: dict[str, str | None]) -> None:
+def _send(
+    view: RunView, edited: dict[str, Scalar], expect: dict[str, Scalar], typed: dict[str, str | None]
+) -> None:
     """Sends what the summary showed: not what was typed between the last look and the click."""
     reason = st.session_state[f"reason {view.data.run_id}"].strip() or None
     if _typed(view) != typed:
         text = "A value changed while you clicked. Look at the summary, and send it if it is right."
-        sending.refuse(view, sending.Refused(edited, reason, text))
+        sending.refuse(view, sending.Refused(text))
         return
-    seen = _seen(view)
-    expect = {name: seen[name] for name in edited if name in seen}
     if sending.change(view, edited, expect, reason):
         _clear(view)
 
@@ -144,15 +153,16 @@ def _clear(view: RunView) -> None:
     sending.forget(view)
 
 
-def _refusal(view: RunView) -> None:
+def _refusal(view: RunView, edited: dict[str, Scalar]) -> None:
     refused = sending.refused(view)
     if refused is None:
         return
     st.error("Nothing was sent.", icon=":material/block:")
     st.text(refused.text)
     with st.container(horizontal=True):
-        if refused.code == "stale":
-            st.button("Send it all the same", key="again", on_click=sending.again, args=(view, refused))
+        if refused.code == "stale" and edited and view.surface:
+            args = (view, edited, {name: view.surface.params[name].asked for name in edited}, _typed(view))
+            st.button("Send it all the same", key="again", on_click=_send, args=args)
         st.button("Close", key="forget", on_click=sending.forget, args=(view,))
 
 

@@ -66,6 +66,6 @@ def _numbers(feed: RunFeed, view: RunView) -> list[tuple[str, str]]:
     if status:
         numbers += [
             ("host", plain(status.host or units.NOTHING)),
-            ("heartbeat", f"{units.duration(view.heartbeat_age_s)} ago"),
+            ("heartbeat", f"{units.duration(round(view.heartbeat_age_s or 0))} ago"),
         ]
     return [(label, value) for label, value in numbers if value != units.NOTHING]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pyarrow as pa
 import streamlit as st
 
 from ftlab_mlflow.control.history import ANSWERS, answer_of, history_csv, history_json, matching, names_of
+from ftlab_mlflow.control.ledger import Entry
 from ftlab_mlflow.control.view import RunView, answer_text, outcome_text, request_text
 from streamlit_app import state
 
@@ -27,20 +31,10 @@ def show(view: RunView) -> None:
         answers = st.multiselect("Answer", given, key=f"history answer {run_id}")
         text = st.text_input("Text", key=f"history text {run_id}", live=True)
     entries = matching(view.entries, by=by, parameters=what, answers=answers, text=text)
-    rows = [
-        {
-            "when": entry.update and entry.update.at,
-            "by": entry.update and entry.update.by,
-            "request": request_text(entry),
-            "answer": answer_text(entry),
-            "step": entry.ack and entry.ack.step,
-            "outcome": outcome_text(entry.ack),
-            "why": entry.update and entry.update.reason,
-        }
-        for entry in reversed(entries)
-    ]
     when = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss", timezone=state.zone())
-    st.dataframe(rows, hide_index=True, column_config={"when": when}, key=f"history {run_id}")
+    st.dataframe(
+        _table(entries[::-1]), hide_index=True, column_config={"when": when}, key=f"history {run_id}"
+    )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{len(entries)} of {len(view.entries)} requests")
         name = f"history-{run_id[:8]}"
@@ -48,3 +42,18 @@ def show(view: RunView) -> None:
         st.download_button("CSV", csv, f"{name}.csv", "text/csv", on_click="ignore", key="csv")
         json = history_json(run_id, entries)
         st.download_button("JSON", json, f"{name}.json", "application/json", on_click="ignore", key="json")
+
+
+def _table(entries: Sequence[Entry]) -> pa.Table:
+    updates, text = [entry.update for entry in entries], pa.string()
+    return pa.table(
+        {
+            "when": pa.array([update and update.at for update in updates], pa.timestamp("ms", "UTC")),
+            "by": pa.array([update and update.by for update in updates], text),
+            "request": pa.array([request_text(entry) for entry in entries], text),
+            "answer": pa.array([answer_text(entry) for entry in entries], text),
+            "step": pa.array([entry.ack and entry.ack.step for entry in entries], pa.int64()),
+            "outcome": pa.array([outcome_text(entry.ack) for entry in entries], text),
+            "why": pa.array([update and update.reason for update in updates], text),
+        }
+    )

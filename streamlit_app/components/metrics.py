@@ -9,9 +9,11 @@ import streamlit as st
 from ftlab_mlflow.analytics.effects import Effect, effects
 from ftlab_mlflow.analytics.metric_table import Chart, Group, charts, describe
 from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.analytics.units import plotted
 from ftlab_mlflow.control.markers import Marker, markers
 from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.errors import StoreUnavailable
 from streamlit_app import state
 from streamlit_app.components import charts as drawing
 from streamlit_app.components.text import plain
@@ -31,14 +33,18 @@ def show(feed: RunFeed, view: RunView) -> None:
     titles = [chart.title for chart in found]
     first = [chart.title for chart in found if chart.group not in _LATER][:_FIRST]
     usual = first or titles[:_FIRST]
-    key = f"charts {view.data.run_id}"
-    chosen = st.multiselect("Charts", titles, default=usual, key=key, format_func=plain)
+    chosen = _chosen(f"charts {view.data.run_id}", titles, usual)
     marks = markers(view.entries)
-    loss = feed.series("loss")
+    loss = _series(feed, "loss")
     found_effects = effects(loss, [mark.step for mark in marks]) if loss else []
-    said = [(mark, effect.text) for mark, effect in zip(marks, found_effects, strict=False)]
+    texts = [effect.text for effect in found_effects] or [""] * len(marks)
+    said = list(zip(marks, texts, strict=True))
+    epochs = _series(feed, "epoch") if how.axis == "epoch" else None
+    if how.axis == "epoch" and epochs is None:
+        st.caption("This run logs no epochs: its charts are by step.")
+        how = replace(how, axis="step")
     place = drawing.Place(
-        epochs=feed.series("epoch") if how.axis == "epoch" else None,
+        epochs=epochs,
         start=int(view.data.started.timestamp() * 1000) if view.data.started else 0,
     )
     with st.grid(min_column_width=300, key="charts"):
@@ -47,6 +53,28 @@ def show(feed: RunFeed, view: RunView) -> None:
                 with st.container():
                     _chart(feed, chart, how, place, said)
     _effects(marks, found_effects)
+
+
+def _chosen(key: str, titles: list[str], usual: list[str]) -> list[str]:
+    """Titles of the charts to show: the usual ones, until a person chooses; of new metrics, also then."""
+    before = st.session_state.get(f"usual {key}", [])
+    now = st.session_state.get(key)
+    if now is None or now == before:
+        wanted = usual
+    else:
+        wanted = [*now, *(title for title in usual if title not in [*before, *now])]
+    if wanted != now:
+        st.session_state[key] = wanted
+    st.session_state[f"usual {key}"] = usual
+    return st.multiselect("Charts", titles, key=key)
+
+
+def _series(feed: RunFeed, key: str) -> Series | None:
+    """A metric; None where it was never read and the store is away, as the head of the page says."""
+    try:
+        return feed.series(key)
+    except StoreUnavailable:
+        return None
 
 
 def look(key: str) -> drawing.View:
@@ -72,12 +100,15 @@ def _chart(
     factor, unit = plotted(chart.unit, binary=state.preferences().memory_unit == "GiB")
     lines = []
     for number, key in enumerate(chart.keys):
-        series = feed.series(key)
+        series = _series(feed, key)
         if series is not None:
             scaled = replace(series, values=series.values * factor)
             lines.append(drawing.Line(describe(key).title, scaled, place, number))
     how = replace(how, log_y=how.log_y and chart.log, axis=how.axis if chart.has_steps else "time")
     st.markdown(f"**{plain(chart.title)}**")
+    if not lines:
+        st.caption("Not read yet: the tracking store does not answer.")
+        return
     figure = drawing.figure(lines, how, unit=unit, markers=marks, place=place)
     drawing.show(figure, key=f"chart {chart.title}")
 

@@ -81,12 +81,12 @@ def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
     height = _ROW * len(runs) + 70
     chart.update_layout(
         height=height,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        margin={"l": 8, "r": 8, "t": 8, "b": 44},
         showlegend=False,
         hovermode="closest",
         uirevision=how.axis,
         xaxis={
-            "title": {"text": charts.AXIS_TITLES[how.axis], "standoff": 4},
+            "title": {"text": charts.AXIS_TITLES[how.axis], "standoff": 8},
             "range": [-0.02 * longest, 1.02 * longest],
             "zeroline": False,
         },

@@ -13,7 +13,8 @@ _SERIES = {
     "dark": ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2"),  # bright ones first
 }
 _INK = {"light": "#1c232d", "dark": "#e3e8ee"}
-_FAINT = "#8a94a3"
+FAINT = "#8a94a3"
+"""What stands behind: marks of requests."""
 _STATE_COLORS = {
     "running": "green",
     "paused": "orange",
@@ -32,11 +33,6 @@ def _theme() -> str:
 def ink() -> str:
     """The colour of text."""
     return _INK[_theme()]
-
-
-def faint() -> str:
-    """The colour of what stands behind: grid, marks of requests."""
-    return _FAINT
 
 
 def color(number: int) -> str:

@@ -12,6 +12,7 @@ from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import Scalar, shown_value
 from ftlab_mlflow.errors import UpdateRejected
 from streamlit_app.components import palette
+from streamlit_app.components.text import plotly
 
 _HEIGHT = 170
 
@@ -54,23 +55,23 @@ def _chart(curves: Mapping[str, Curve]) -> None:
     for number, (label, curve) in enumerate(curves.items()):
         is_behind = number == 0 and len(curves) > 1
         chart.add_scatter(
-            name=label,
+            name=plotly(label, 60),
             x=curve.steps,
             y=curve.rates,
             mode="lines",
             line={
-                "color": palette.faint() if is_behind else palette.color(max(0, number - 1)),
+                "color": palette.FAINT if is_behind else palette.color(max(0, number - 1)),
                 "width": 2,
                 "dash": "dot" if is_behind else "solid",
             },
-            hovertemplate="%{y:.4g} at step %{x:,}<extra>" + label + "</extra>",
+            hovertemplate="%{y:.4g} at step %{x:,}<extra>" + plotly(label, 60) + "</extra>",
         )
     chart.update_layout(
         height=_HEIGHT,
-        margin={"l": 8, "r": 8, "t": 4, "b": 4},
+        margin={"l": 8, "r": 8, "t": 4, "b": 40},
         showlegend=len(curves) > 1,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        xaxis={"title": {"text": "optimizer step", "standoff": 2}},
+        xaxis={"title": {"text": "optimizer step", "standoff": 6}},
         yaxis={"rangemode": "tozero", "exponentformat": "power"},
     )
     st.caption("Learning rate over the rest of the run")

@@ -19,23 +19,23 @@ _ICONS = {
 _COLORS: dict[str, Literal["green", "red"]] = {"applied": "green", "rejected": "red"}
 
 
-def show(view: RunView) -> None:
-    """This session's requests, and those of anybody that are still open."""
-    mine = sending.sent(view)
+def show(view: RunView, closed: str | None) -> None:
+    """This session's latest requests, and those of anybody that are still open."""
+    mine = sending.sent(view)[:_SHOWN]
     known = {entry.id: entry for entry in view.entries}
-    ids = [*mine[:_SHOWN], *(entry.id for entry in view.pending if entry.id not in mine)]
+    ids = [*mine, *(entry.id for entry in view.pending if entry.id not in mine)]
     if not ids:
         return
     st.subheader("Requests", anchor=False)
     for request_id in ids:
         with st.container(border=True, key=f"request {request_id}"):
             if entry := known.get(request_id):
-                _entry(view, entry)
+                _entry(view, entry, disabled=closed is not None)
             else:
                 st.text("Sent; the run's tags are being read.")
 
 
-def _entry(view: RunView, entry: Entry) -> None:
+def _entry(view: RunView, entry: Entry, *, disabled: bool) -> None:
     way = progress_of(entry, view)
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.badge(
@@ -44,13 +44,19 @@ def _entry(view: RunView, entry: Entry) -> None:
         st.text(reasoned_text(entry))
     st.text(way.text)
     if way.stale and entry.update:
-        arguments = (view, entry.update)
-        st.button("Send it all the same", key=f"again {entry.id}", on_click=sending.again, args=arguments)
+        st.button(
+            "Send it all the same",
+            key=f"again {entry.id}",
+            disabled=disabled,
+            on_click=sending.again,
+            args=(view, entry.update),
+        )
     if not entry.answered and view.surface and "cancel" in view.surface.commands:
         withdraw = {"id": entry.id}
         st.button(
             "Withdraw",
             key=f"cancel {entry.id}",
+            disabled=disabled,
             on_click=sending.command,
             args=(view, "cancel"),
             kwargs=withdraw,

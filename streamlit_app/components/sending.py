@@ -16,14 +16,12 @@ from streamlit_app import state
 
 @dataclass(frozen=True)
 class Refused:
-    """A change that was not written: what was asked for, and why not.
+    """Why a request was not written.
 
     Attributes:
         code: The protocol's code of a rejection; empty where it never came to that.
     """
 
-    values: Mapping[str, Scalar]
-    reason: str | None
     text: str
     code: str = ""
 
@@ -35,7 +33,7 @@ def sent(view: RunView) -> list[str]:
 
 
 def refused(view: RunView) -> Refused | None:
-    """The last change, if it was refused before it was written."""
+    """Why the last request was not written; None if it was."""
     found: Refused | None = st.session_state.get(f"refused {view.data.run_id}")
     return found
 
@@ -48,7 +46,7 @@ def change(
         request = state.live_run(view.data.run_id).update(values, expect=expect, reason=reason)
     except FTLabError as error:
         code = error.code if isinstance(error, UpdateRejected) else ""
-        refuse(view, Refused(values, reason, str(error), code))
+        refuse(view, Refused(str(error), code))
         return False
     sent(view).insert(0, request.id)
     forget(view)
@@ -61,7 +59,7 @@ def command(view: RunView, name: str, **args: Scalar) -> None:
         request = state.live_run(view.data.run_id).command(name, **args)  # type: ignore[arg-type]
     except FTLabError as error:
         code = error.code if isinstance(error, UpdateRejected) else ""
-        refuse(view, Refused({}, None, f"{name}: {error}", code))
+        refuse(view, Refused(f"{name}: {error}", code))
         return
     sent(view).insert(0, request.id)
     forget(view)
@@ -77,9 +75,8 @@ def forget(view: RunView) -> None:
     st.session_state.pop(f"refused {view.data.run_id}", None)
 
 
-def again(view: RunView, update: Update | Refused) -> None:
+def again(view: RunView, update: Update) -> None:
     """Asks once more for what came back as stale, over the values that stand there now."""
-    values = (update.values if isinstance(update, Refused) else update.set) or {}
-    surface = view.surface
+    values, surface = update.set or {}, view.surface
     now = {name: surface.params[name].asked for name in values if surface and name in surface.params}
     change(view, values, now, update.reason)

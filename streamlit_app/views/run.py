@@ -8,7 +8,7 @@ import streamlit as st
 
 from ftlab_mlflow.analytics.run_feed import RunFeed
 from ftlab_mlflow.control.view import RunView
-from ftlab_mlflow.errors import RunNotFound, StoreUnavailable
+from ftlab_mlflow.errors import RunNotFound, StoreError, StoreUnavailable
 from streamlit_app import state
 from streamlit_app.components import banner, commands, controls, header, history, metrics, requests
 
@@ -53,6 +53,11 @@ def _live(feed: RunFeed, every: float | None, part: Part) -> None:
         except StoreUnavailable as error:
             if part is _head:
                 banner.away(error, feed.read_at)
+        except StoreError as error:  # deleted meanwhile, or this person may not read it any more
+            if part is _head:
+                st.error("This run cannot be read any more.", icon=":material/search_off:")
+                st.text(str(error))
+            return
         view = _read(feed)
         if view.is_over != (every is None):
             st.rerun()  # no part refreshes itself from now on, or, after a resume, again
@@ -74,7 +79,7 @@ def _steer(feed: RunFeed, view: RunView) -> None:
     closed = controls.why_closed(view)
     commands.show(view, closed)
     controls.show(view, closed)
-    requests.show(view)
+    requests.show(view, closed)
 
 
 def _watch(feed: RunFeed, view: RunView) -> None:

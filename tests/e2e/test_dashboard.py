@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, with a real tracking server and a real training that it changes while it runs."""
+"""The dashboard in a real browser, with a real tracking server and a training that it changes while it runs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_training_is_watched_and_steered(
     open_page: Open,
     new_training: Callable,
 ) -> None:
-    """The way of a person: see the run appear, open it, change it, be told, be late, be wrong, pause, stop."""
+    """See the run appear, open it, change it, be told, be late, be wrong, pause, stop."""
     server = new_mlflow_server()
     page = open_page(new_dashboard(server.uri).url)
     expect(page.get_by_text("This tracking store has no runs yet.")).to_be_visible()
@@ -182,7 +182,7 @@ def half_typed_text_stays(page: Page, run: LiveRun) -> None:
 
 
 def somebody_else_was_faster(page: Page, run: LiveRun) -> None:
-    """The value changed while it was edited: both values are shown, and the request can be sent all the same."""
+    """The value changed while it was edited: both values are shown; it can be sent all the same."""
     field(page, "learning_rate").press_sequentially("3e-4")
     expect(page.locator(".st-key-summary")).to_contain_text("0.0005 → 0.0003")
     run.update(learning_rate=4e-4).wait(LIMIT_S)
