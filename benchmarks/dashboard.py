@@ -54,11 +54,16 @@ FIRST_PAINT_S, REFRESH_S = 2.0, 0.3
 
 
 class Paint(NamedTuple):
-    """Seconds from the begin of a script run to what it sent to the browser on the way, and to its end."""
+    """Seconds from the begin of a script run to what it sent to the browser on the way, and to its end.
+
+    Attributes:
+        cpu: Seconds of CPU of this process.
+    """
 
     head: float
     charts: list[float]
     whole: float
+    cpu: float
 
 
 class Row(NamedTuple):
@@ -88,9 +93,9 @@ class Page:
             sent.append((message.delta.new_element.WhichOneof("type") or "", time.perf_counter()))
 
         ForwardMsgQueue.on_before_enqueue_msg(note)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         self._app.run()
-        whole = time.perf_counter() - began
+        whole, cpu = time.perf_counter() - began, time.process_time() - cpu
         ForwardMsgQueue.on_before_enqueue_msg(None)
         if wrong := [*self._app.exception, *self._app.error, *self._app.warning]:
             raise RuntimeError(f"the page says: {[each.value for each in wrong]}")
@@ -98,7 +103,7 @@ class Page:
         def times(kind: str) -> list[float]:
             return [at - began for element, at in sent if element == kind]
 
-        return Paint(max(times("metric"), default=math.nan), times("plotly_chart"), whole)
+        return Paint(max(times("metric"), default=math.nan), times("plotly_chart"), whole, cpu)
 
     def says(self, text: str) -> bool:
         """Whether a caption says this."""

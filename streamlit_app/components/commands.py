@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from ftlab_mlflow.control.view import RunView
@@ -28,11 +30,9 @@ def show(view: RunView, closed: str | None) -> None:
     with st.container(horizontal=True, gap="small", key="commands"):
         for name in offered:
             label = name.capitalize() + ("…" if name in _ASKS_FIRST else "")
-            if st.button(label, icon=_ICONS[name], disabled=closed is not None, key=f"command {name}"):
-                if name in _ASKS_FIRST:
-                    st.session_state[asking] = name
-                else:
-                    sending.command(view, name)
+            # By a callback: it is called even where a refresh interrupts the run of the script.
+            arguments: dict[str, Any] = {"on_click": _clicked, "args": (view, name, asking), "key": f"command {name}"}
+            st.button(label, icon=_ICONS[name], disabled=closed is not None, **arguments)
     asked = st.session_state.get(asking)
     if asked in offered and closed is None:
         _ask(view, asked, asking)
@@ -41,6 +41,13 @@ def show(view: RunView, closed: str | None) -> None:
 def _fits(name: str, view: RunView) -> bool:
     is_paused = view.state == "paused"
     return {"pause": not is_paused, "resume": is_paused}.get(name, True)
+
+
+def _clicked(view: RunView, name: str, asking: str) -> None:
+    if name in _ASKS_FIRST:
+        st.session_state[asking] = name
+    else:
+        sending.command(view, name)
 
 
 def _ask(view: RunView, name: str, asking: str) -> None:
@@ -60,7 +67,7 @@ def _ask(view: RunView, name: str, asking: str) -> None:
 
 def _answered(view: RunView, name: str | None, asking: str) -> None:
     """The question is answered; `name` is the command to send, if any."""
-    del st.session_state[asking]
+    st.session_state.pop(asking, None)
     if name == "stop":
         sending.command(view, name, save=st.session_state[_SAVE])
     elif name == "rollback":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from ftlab_mlflow.analytics.effects import Effect, effects
 from ftlab_mlflow.analytics.metric_table import Chart, Group, charts, describe
@@ -18,6 +21,7 @@ from streamlit_app import state
 from streamlit_app.components import charts as drawing
 from streamlit_app.components.text import plain
 
+Reads = Mapping[str, Future[Series | None]]
 _LATER = (Group.LIVE, Group.OTHER, Group.SYSTEM, Group.PROGRESS)
 _FIRST = 12
 """So many charts are shown unless others are chosen, none of these groups."""
@@ -34,24 +38,27 @@ def show(feed: RunFeed, view: RunView) -> None:
     first = [chart.title for chart in found if chart.group not in _LATER][:_FIRST]
     usual = first or titles[:_FIRST]
     chosen = _chosen(f"charts {view.data.run_id}", titles, usual)
+    drawn = [chart for chart in found if chart.title in chosen]
+    keys = ["loss", *(["epoch"] if how.axis == "epoch" else []), *(k for chart in drawn for k in chart.keys)]
+    reads = feed.read_ahead(dict.fromkeys(keys))
+    above = st.container()
+    with st.grid(min_column_width=300, key="charts"):
+        spaces = [_space(feed, chart) for chart in drawn]
     marks = markers(view.entries)
-    loss = _series(feed, "loss")
+    loss = _series(reads, "loss")
     found_effects = effects(loss, [mark.step for mark in marks]) if loss else []
     texts = [effect.text for effect in found_effects] or [""] * len(marks)
     said = list(zip(marks, texts, strict=True))
-    epochs = _series(feed, "epoch") if how.axis == "epoch" else None
+    epochs = _series(reads, "epoch") if how.axis == "epoch" else None
     if how.axis == "epoch" and epochs is None:
-        st.caption("This run logs no epochs: its charts are by step.")
+        above.caption("This run logs no epochs: its charts are by step.")
         how = replace(how, axis="step")
     place = drawing.Place(
         epochs=epochs,
         start=int(view.data.started.timestamp() * 1000) if view.data.started else 0,
     )
-    with st.grid(min_column_width=300, key="charts"):
-        for chart in found:
-            if chart.title in chosen:
-                with st.container():
-                    _chart(feed, chart, how, place, said)
+    for chart, space in zip(drawn, spaces, strict=True):
+        _chart(space, reads, chart, how, place, said)
     _effects(marks, found_effects)
 
 
@@ -69,10 +76,10 @@ def _chosen(key: str, titles: list[str], usual: list[str]) -> list[str]:
     return st.multiselect("Charts", titles, key=key)
 
 
-def _series(feed: RunFeed, key: str) -> Series | None:
+def _series(reads: Reads, key: str) -> Series | None:
     """A metric; None where it was never read and the store is away, as the head of the page says."""
     try:
-        return feed.series(key)
+        return reads[key].result()
     except StoreUnavailable:
         return None
 
@@ -90,8 +97,16 @@ def look(key: str) -> drawing.View:
     return drawing.View(axis=axis, smoothing=smoothing, log_y=log_y)
 
 
+def _space(feed: RunFeed, chart: Chart) -> DeltaGenerator:
+    """Where a chart will be, below its title: its first reading may take seconds."""
+    space = st.container()
+    space.markdown(f"**{plain(chart.title)}**")
+    return space if all(map(feed.has, chart.keys)) else space.skeleton(drawing.HEIGHT)
+
+
 def _chart(
-    feed: RunFeed,
+    space: DeltaGenerator,
+    reads: Reads,
     chart: Chart,
     how: drawing.View,
     place: drawing.Place,
@@ -100,17 +115,16 @@ def _chart(
     factor, unit = plotted(chart.unit, binary=state.preferences().memory_unit == "GiB")
     lines = []
     for number, key in enumerate(chart.keys):
-        series = _series(feed, key)
+        series = _series(reads, key)
         if series is not None:
             scaled = replace(series, values=series.values * factor)
             lines.append(drawing.Line(describe(key).title, scaled, place, number))
     how = replace(how, log_y=how.log_y and chart.log, axis=how.axis if chart.has_steps else "time")
-    st.markdown(f"**{plain(chart.title)}**")
     if not lines:
-        st.caption("Not read yet: the tracking store does not answer.")
+        space.caption("Not read yet: the tracking store does not answer.")
         return
     figure = drawing.figure(lines, how, unit=unit, markers=marks, place=place)
-    drawing.show(figure, key=f"chart {chart.title}")
+    drawing.show(figure, f"chart {chart.title}", space)
 
 
 def _effects(marks: tuple[Marker, ...], found: list[Effect]) -> None:

@@ -33,14 +33,14 @@ class Drawn:
     markers: Sequence[Marker]
 
 
-def metric(runs: Sequence[Drawn], key: str, how: charts.View, unit: str) -> go.Figure:
+def metric(runs: Sequence[Drawn], key: str, how: charts.View, unit: str) -> charts.Figure:
     """One metric of all runs that have it. The time line is its legend."""
     lines = [
         charts.Line(run.label, run.series[key], run.place, number)
         for number, run in enumerate(runs)
         if key in run.series
     ]
-    return charts.figure(lines, how, unit=unit).update_layout(showlegend=False)
+    return charts.figure(lines, how, unit=unit, legend=False)
 
 
 def time_line(runs: Sequence[Drawn], how: charts.View) -> None:

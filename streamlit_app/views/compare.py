@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -10,10 +12,11 @@ import streamlit as st
 
 from ftlab_mlflow.analytics import comparison
 from ftlab_mlflow.analytics.comparison import MAX_RUNS
-from ftlab_mlflow.analytics.metric_table import charts, describe
+from ftlab_mlflow.analytics.metric_table import Group, charts, describe
 from ftlab_mlflow.analytics.reader import RunRecord
 from ftlab_mlflow.analytics.run_feed import RunFeed
 from ftlab_mlflow.analytics.series import Series
+from ftlab_mlflow.analytics.units import plotted
 from ftlab_mlflow.control.markers import markers
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.errors import RunNotFound, StoreUnavailable
@@ -99,7 +102,7 @@ def _parts(feeds: Sequence[RunFeed]) -> None:
     records = _records(feeds)
     logged = {key: value for record in records for key, value in record.data.metrics.items()}
     keys = [key for chart in charts(logged) for key in chart.keys]
-    titles = {key: describe(key).title for key in keys}
+    titles = _titles(keys)
     how = metrics.look("compare")
     chosen = st.multiselect(
         "Charts", keys, default=keys[:_FIRST], key="compared", format_func=titles.__getitem__
@@ -122,35 +125,58 @@ def _parts(feeds: Sequence[RunFeed]) -> None:
         for key in chosen:
             with st.container():
                 st.markdown(f"**{plain(titles[key])}**")
-                drawing.show(overlay.metric(runs, key, how, describe(key).unit), key=f"overlaid {key}")
-    names = [run.label for run in runs]
-    _outcomes(records, runs, names, chosen)
-    _params(records, names)
+                _chart(runs, key, how)
+    _outcomes(records, runs, {key: titles[key] for key in chosen})
+    _params(records, [run.label for run in runs])
 
 
-def _outcomes(
-    records: Sequence[RunRecord], runs: Sequence[overlay.Drawn], names: Sequence[str], keys: Sequence[str]
-) -> None:
+def _titles(keys: Sequence[str]) -> dict[str, str]:
+    """A title of each metric that no other of them has: Streamlit tells choices apart by it."""
+    titles = {key: describe(key).title for key in keys}
+    count = Counter(titles.values())
+    return {key: title if count[title] == 1 else f"{title} ({key})" for key, title in titles.items()}
+
+
+def _chart(runs: Sequence[overlay.Drawn], key: str, how: drawing.View) -> None:
+    known = describe(key)
+    factor, unit = _plotted(known.unit)
+    scaled = [
+        replace(
+            run, series={k: replace(s, values=s.values * factor) for k, s in run.series.items() if k == key}
+        )
+        for run in runs
+    ]
+    axis = "time" if known.group is Group.SYSTEM else how.axis  # MLflow counts its samples as steps
+    how = replace(how, axis=axis, log_y=how.log_y and known.log)
+    drawing.show(overlay.metric(scaled, key, how, unit), key=f"overlaid {key}")
+
+
+def _plotted(unit: str) -> tuple[float, str]:
+    return plotted(unit, binary=state.preferences().memory_unit == "GiB")
+
+
+def _outcomes(records: Sequence[RunRecord], runs: Sequence[overlay.Drawn], titles: Mapping[str, str]) -> None:
     st.subheader("Last and best values", anchor=False)
     best_in: list[list[str]] = [[] for _ in records]
-    columns: dict[str, pa.Array] = {"run": pa.array(names)}
+    columns: dict[str, pa.Array] = {"run": pa.array([run.label for run in runs])}
     config: dict[str, Any] = {"run": st.column_config.TextColumn("Run", pinned=True)}
-    for key in keys:
+    for key, title in titles.items():
         found = comparison.outcome(key, records, [run.series.get(key) for run in runs])
-        known = found.metric
+        factor, unit = _plotted(found.metric.unit)
         for place in found.leaders:
-            best_in[place].append(known.title)
-        unit = f", {known.unit}" if known.unit else ""
+            best_in[place].append(title)
         for word, values in (("last", found.last), ("best", found.best)):
             if values is not None:
                 # Not by way of pandas, which would make nothing of NaN.
-                columns[f"{word} {key}"] = pa.array(values, pa.float64(), from_pandas=False)
+                shown = [None if value is None else value * factor for value in values]
+                columns[f"{word} {key}"] = pa.array(shown, pa.float64(), from_pandas=False)
                 config[f"{word} {key}"] = st.column_config.NumberColumn(
-                    f"{known.title}, {word}{unit}", format="%.6g"
+                    f"{title}, {word}" + (f", {unit}" if unit else ""), format="%.6g"
                 )
-    titles = list(dict.fromkeys(title for one in best_in for title in one))
     columns["best in"] = pa.array(best_in, pa.list_(pa.string()))
-    config["best in"] = st.column_config.MultiselectColumn("Best in", options=titles, color="primary")
+    config["best in"] = st.column_config.MultiselectColumn(
+        "Best in", options=list(titles.values()), color="primary"
+    )
     order = ["run", "best in", *(name for name in columns if name not in ("run", "best in"))]
     st.dataframe(
         pa.table(columns),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from pathlib import Path
 
 from dashboard_process import Dashboard
 from mlflow import MlflowClient
 from playwright.sync_api import Page, expect
 
+from ftlab_mlflow import LiveRun
 from ftlab_mlflow.control import tags
+from ftlab_mlflow.control.history import history_csv, history_json
 from ftlab_mlflow.control.messages import Ack, Status, Update
 from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.control.surface import Param, Surface
@@ -21,7 +23,6 @@ EVIL = (
     ":red[red] :material/delete: :smile: $x^2$ $$y$$ # head &lt; %{x} \\*"
 )
 """All that HTML, Markdown, Streamlit's own marks, LaTeX and Plotly's templates would make something of."""
-WORDS = EVIL.split()
 
 
 def hostile(uri: str) -> str:
@@ -30,9 +31,7 @@ def hostile(uri: str) -> str:
     experiment = client.create_experiment("www.example.com :red[red] **strong** $x$ <b>bold</b>")
     surface = Surface(
         params={
-            "learning_rate": Param(
-                "float", 1e-3, 1e-3, 0, 1, help=EVIL, plan=Plan((0, 100), (1e-3, 0.0))
-            ),
+            "learning_rate": Param("float", 1e-3, 1e-3, 0, 1, help=EVIL, plan=Plan((0, 100), (1e-3, 0.0))),
             EVIL: Param("float", 0.0, 0.0, help=EVIL),
             "lr_schedule": Param("enum", "keep", "keep", choices=("keep", "hold", EVIL), help=EVIL),
             "flag *": Param("bool", True, True, help=EVIL),
@@ -52,7 +51,9 @@ def hostile(uri: str) -> str:
         tags.UPDATE_PREFIX + applied: update(set={EVIL: EVIL}),
         tags.ACK_PREFIX + applied: Ack("applied", 20, now, "s1", changes={EVIL: (EVIL, EVIL)}).encode(),
         tags.UPDATE_PREFIX + rejected: update(command=EVIL, args={EVIL: EVIL}),
-        tags.ACK_PREFIX + rejected: Ack("rejected", 21, now, EVIL, code="failed", errors={EVIL: EVIL}).encode(),
+        tags.ACK_PREFIX + rejected: Ack(
+            "rejected", 21, now, EVIL, code="failed", errors={EVIL: EVIL}
+        ).encode(),
         tags.UPDATE_PREFIX + pending: update(set={EVIL: EVIL}, expect={EVIL: EVIL}),
         EVIL[:200].translate({ord(c): "_" for c in "<>'*`~[]()@$^#&;%{}\\="}): EVIL,
     }
@@ -63,16 +64,51 @@ def hostile(uri: str) -> str:
     return str(run.info.run_id)
 
 
+_MADE = "b, em, del, script:not([src]), img, .katex, h1, code, a[href*=example], [style*='color: rgb(255']"
+"""What the page has none of unless it made something of a text; the page's own links go elsewhere."""
+
+
 def test_nothing_of_a_run_is_more_than_text(
     tracking_uri: str, new_dashboard: Callable[..., Dashboard], open_page: Callable[..., Page]
 ) -> None:
     run_id = hostile(tracking_uri)
     page = open_page(f"{new_dashboard(tracking_uri).url}/run?id={run_id}")
-    page.wait_for_timeout(12000)
-    page.screenshot(path="/tmp/runpage/shot.png", full_page=True)
-    print(page.evaluate("""() => {
-      const out = [];
-      for (const s of ['b','strong','em','code','del','img','script[src=""]','a','h1','h2','.katex','span[style*=color]','[data-testid=stIconMaterial]'])
-        for (const e of document.querySelectorAll('.stApp ' + s)) out.push(s + ' | ' + e.outerHTML.slice(0,200) + ' | in ' + (e.closest('[data-testid]')||{dataset:{}}).dataset.testid);
-      return out.join('\\n') }"""))
-    __import__("pathlib").Path("/tmp/runpage/text.txt").write_text(page.locator(".stApp").inner_text())
+    app = page.locator(".stApp")
+    expect(page.get_by_role("heading", name="<script>ran=1</script>")).to_contain_text("**strong** _slanted_")
+    expect(page.get_by_text("What the changes did to the training loss")).to_be_visible()
+    page.get_by_role("combobox", name="Charts").click()
+    page.get_by_role("option").filter(has_text="www.example.com").click()
+    page.keyboard.press("Escape")
+    expect(page.get_by_test_id("stPlotlyChart")).to_have_count(3)
+    page.get_by_text("Not offered in this run").click()
+    expect(page.get_by_text("flag *", exact=True)).to_be_visible()
+    page.get_by_label("learning_rate", exact=True).fill("5e-4")
+    expect(page.locator(".st-key-preview .legend")).to_contain_text("<script>")
+    page.get_by_test_id("stTooltipHoverTarget").first.hover()
+    expect(page.get_by_test_id("stTooltipContent")).to_contain_text("**strong** _slanted_")
+    expect(app.locator(_MADE)).to_have_count(0)
+    expect(page.get_by_test_id("stTooltipContent").locator(_MADE)).to_have_count(0)
+    page.locator(".stPlotlyChart .scatterlayer path.point").last.hover(force=True)
+    assert page.evaluate("typeof ran") == "undefined"
+
+
+def test_the_history_can_be_taken_along(
+    tracking_uri: str, new_dashboard: Callable[..., Dashboard], open_page: Callable[..., Page]
+) -> None:
+    """What fits the filter, as the library writes it."""
+    run_id = hostile(tracking_uri)
+    page = open_page(f"{new_dashboard(tracking_uri).url}/run?id={run_id}")
+    expect(page.get_by_text("3 of 3 requests")).to_be_visible()
+    entries = LiveRun(run_id, tracking_uri=tracking_uri).history()
+    for count, kept in ((3, entries), (1, [entry for entry in entries if not entry.answered])):
+        files = {}
+        for kind in ("CSV", "JSON"):
+            with page.expect_download() as download:
+                page.get_by_role("button", name=kind, exact=True).click()
+            files[kind] = Path(download.value.path()).read_bytes()
+        assert files["CSV"] == history_csv(kept).encode("utf-8-sig")
+        assert files["JSON"].decode() == history_json(run_id, kept)
+        assert len(kept) == count
+        if count == 3:
+            page.get_by_label("Text", exact=True).fill("pending")
+            expect(page.get_by_text("1 of 3 requests")).to_be_visible()
