@@ -31,8 +31,8 @@ def show(view: RunView, closed: str | None) -> None:
         for name in offered:
             label = name.capitalize() + ("…" if name in _ASKS_FIRST else "")
             # By a callback: it is called even where a refresh interrupts the run of the script.
-            arguments: dict[str, Any] = {"on_click": _clicked, "args": (view, name, asking), "key": f"command {name}"}
-            st.button(label, icon=_ICONS[name], disabled=closed is not None, **arguments)
+            how: dict[str, Any] = {"on_click": _clicked, "args": (view, name, asking)}
+            st.button(label, icon=_ICONS[name], disabled=closed is not None, key=f"command {name}", **how)
     asked = st.session_state.get(asking)
     if asked in offered and closed is None:
         _ask(view, asked, asking)

@@ -47,26 +47,26 @@ def show(view: RunView, closed: str | None) -> None:
         return
     edited: dict[str, Scalar] = {}
     wrong: list[str] = []
-    below = st.container()  # the last field that was edited: sending is where the eyes are
+    # Every part has its place whether it is empty or not: fields must not move while somebody types.
+    summary = st.container()
     for name, param in view.surface.params.items():
         text = _field(view, name, param, disabled=closed is not None)
-        if text:
-            try:
-                edited[name] = param.parse(text)
-            except FTLabError as error:
-                wrong.append(name)
-                st.text(f"{name}: {error}")
+        below = st.container(key="preview" if name == "learning_rate" else None)
         if name == "learning_rate":
-            beside_rate = st.container(key="preview")
-        if text:
-            below = st.container()
-    if not closed:
-        if "learning_rate" in view.surface.params:
-            with beside_rate:
-                preview.show(view.surface, edited)
-        with below:
+            beside_rate = below
+        if not text:
+            continue
+        try:
+            edited[name] = param.parse(text)
+        except FTLabError as error:
+            wrong.append(name)
+            below.text(f"{name}: {error}")
+    if not closed and "learning_rate" in view.surface.params:
+        with beside_rate:
+            preview.show(view.surface, edited)
+    with summary:
+        if not closed:
             _summary(view, edited, wrong)
-    with below:
         _refusal(view, edited)
     if view.surface.unsupported:
         with st.expander("Not offered in this run"):

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, with a real tracking server and a training that it changes while it runs."""
+"""The dashboard in a real browser: with a real tracking server and a training that it changes live."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftlab_mlflow import LiveRun
 from ftlab_mlflow.errors import NotLive, RunNotFound
 
 LIMIT_S = 120
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 OPTIONS = {
     "model": "demo",
     "data": "demo",
