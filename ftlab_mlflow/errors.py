@@ -7,6 +7,7 @@
     │   └── MissingExtra       a package of an optional extra is not installed
     ├── StoreError             the tracking store answered with an error
     │   ├── StoreUnavailable   it did not answer, or said "later": try again
+    │   │   └── SendUnconfirmed    nor when a request was written: it may be there all the same
     │   ├── RunNotFound        no run, or more than one, goes by that name
     │   └── NotPermitted       its user may not do this
     │       └── NotAuthenticated   it does not know the user: credentials are missing or wrong
@@ -50,6 +51,18 @@ class StoreError(FTLabError):
 
 class StoreUnavailable(StoreError):
     """The tracking store did not answer, or asked to come back later."""
+
+
+class SendUnconfirmed(StoreUnavailable):
+    """The tracking store did not confirm that a request was written: it may be there all the same.
+
+    Attributes:
+        request_id: The request's id, to look for in the run's history.
+    """
+
+    def __init__(self, text: str, request_id: str) -> None:
+        super().__init__(f"{text}; request {request_id} may have been written all the same")
+        self.request_id = request_id
 
 
 class RunNotFound(StoreError):

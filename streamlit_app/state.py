@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 
 import streamlit as st
 
@@ -17,6 +19,8 @@ from streamlit_app import identity
 
 logger = logging.getLogger("ftlab_mlflow")
 _TROUBLE = "preferences trouble"
+_ASK_AGAIN_S = 30.0
+"""Seconds until an app database that did not answer is asked again: each time may take a while."""
 
 
 @st.cache_resource
@@ -30,11 +34,14 @@ def preferences() -> Preferences:
     user = identity.user().name
     key = f"preferences of {user}"
     if key not in st.session_state:
+        asked, _ = st.session_state.get(_TROUBLE, (-math.inf, ""))
+        if time.monotonic() - asked < _ASK_AGAIN_S:
+            return Preferences()
         try:
             st.session_state[key] = app_store().preferences(user)
         except AppStoreError as error:
             logger.warning("preferences of %s cannot be read: %s", user, error)
-            st.session_state[_TROUBLE] = str(error)
+            st.session_state[_TROUBLE] = (time.monotonic(), str(error))
             return Preferences()
         st.session_state.pop(_TROUBLE, None)
     chosen: Preferences = st.session_state[key]
@@ -44,7 +51,8 @@ def preferences() -> Preferences:
 def preferences_trouble() -> str | None:
     """Why preferences cannot be read; None where they can."""
     preferences()
-    trouble: str | None = st.session_state.get(_TROUBLE)
+    _, text = st.session_state.get(_TROUBLE, (0.0, None))
+    trouble: str | None = text
     return trouble
 
 

@@ -22,6 +22,7 @@ from ftlab_mlflow.errors import (
     MessageError,
     NotLive,
     RunNotFound,
+    SendUnconfirmed,
     StoreUnavailable,
     UpdateRejected,
     UpdateTimeout,
@@ -291,7 +292,10 @@ class LiveRun:
         except MessageError as error:
             raise UpdateRejected(error.code, error.errors) from error
         request_id = new_id()
-        self._store.write(self.run_id, {tags.UPDATE_PREFIX + request_id: text})
+        try:
+            self._store.write(self.run_id, {tags.UPDATE_PREFIX + request_id: text})
+        except StoreUnavailable as error:
+            raise SendUnconfirmed(str(error), request_id) from error
         return SentUpdate(self, request_id, update)
 
     def why_silent(self) -> str:

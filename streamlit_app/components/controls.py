@@ -84,7 +84,6 @@ def _field(view: RunView, name: str, param: Param, *, disabled: bool) -> str:
 
     def edited() -> None:
         seen.setdefault(name, shown_asked)
-        sending.forget(view)
 
     said = f"{shown_value(param.value)} in force"
     if param.value != param.asked:
@@ -130,6 +129,8 @@ def _send(
 ) -> None:
     """Sends what the summary showed: not what was typed between the last look and the click."""
     reason = st.session_state[f"reason {view.data.run_id}"].strip() or None
+    if not any(_typed(view).values()):
+        return  # the same click a second time: it was sent, and the fields are empty
     if _typed(view) != typed:
         text = "A value changed while you clicked. Look at the summary, and send it if it is right."
         sending.refuse(view, sending.Refused(text))
@@ -157,7 +158,8 @@ def _refusal(view: RunView, edited: dict[str, Scalar]) -> None:
     refused = sending.refused(view)
     if refused is None:
         return
-    st.error("Nothing was sent.", icon=":material/block:")
+    said = "It is not known whether it was sent." if refused.is_unsure else "Nothing was sent."
+    st.error(said, icon=":material/block:")
     st.text(refused.text)
     with st.container(horizontal=True):
         if refused.code == "stale" and edited and view.surface:

@@ -23,7 +23,7 @@ def show(feed: RunFeed, view: RunView) -> None:
         _link(view)
     if view.progress is not None:
         st.progress(view.progress)
-    with st.grid(min_column_width=110, key="numbers"):
+    with st.grid(min_column_width=128, key="numbers"):
         for label, value in _numbers(feed, view):
             st.metric(label, value)
     if view.status and view.status.error:
@@ -66,6 +66,6 @@ def _numbers(feed: RunFeed, view: RunView) -> list[tuple[str, str]]:
     if status:
         numbers += [
             ("host", plain(status.host or units.NOTHING)),
-            ("heartbeat", f"{units.duration(round(view.heartbeat_age_s or 0))} ago"),
+            ("heartbeat", f"{units.duration(max(0, round(view.heartbeat_age_s or 0)))} ago"),
         ]
     return [(label, value) for label, value in numbers if value != units.NOTHING]

@@ -32,7 +32,7 @@ def show(view: RunView, closed: str | None) -> None:
             if entry := known.get(request_id):
                 _entry(view, entry, disabled=closed is not None)
             else:
-                st.text("Sent; the run's tags are being read.")
+                st.text("Not yet among the run's tags.")
 
 
 def _entry(view: RunView, entry: Entry, *, disabled: bool) -> None:

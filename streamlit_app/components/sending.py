@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import streamlit as st
 
+from ftlab_mlflow.control.client import LiveRun, SentUpdate
 from ftlab_mlflow.control.messages import Update
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.control.wire import Scalar
-from ftlab_mlflow.errors import FTLabError, UpdateRejected
+from ftlab_mlflow.errors import FTLabError, SendUnconfirmed, UpdateRejected
 from streamlit_app import state
+
+_AGAIN_S = 3.0
+"""Streamlit may give one click to two runs of the script: the same request so soon is the same click."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a request was not written.
+    """Why a request was not written, or may not have been.
 
     Attributes:
         code: The protocol's code of a rejection; empty where it never came to that.
+        is_unsure: Whether it may have been written all the same.
     """
 
     text: str
     code: str = ""
+    is_unsure: bool = False
 
 
 def sent(view: RunView) -> list[str]:
@@ -42,31 +49,36 @@ def change(
     view: RunView, values: Mapping[str, Scalar], expect: Mapping[str, Scalar], reason: str | None
 ) -> bool:
     """Asks for new values, all at one step; returns whether the request was written."""
-    try:
-        request = state.live_run(view.data.run_id).update(values, expect=expect, reason=reason)
-    except FTLabError as error:
-        code = error.code if isinstance(error, UpdateRejected) else ""
-        refuse(view, Refused(str(error), code))
-        return False
-    sent(view).insert(0, request.id)
-    forget(view)
-    return True
+    what = (dict(values), dict(expect), reason)
+    return _once(view, what, lambda run: run.update(values, expect=expect, reason=reason))
 
 
 def command(view: RunView, name: str, **args: Scalar) -> None:
     """Sends a command."""
+    _once(view, (name, args), lambda run: run.command(name, **args))  # type: ignore[arg-type]
+
+
+def _once(view: RunView, what: object, send: Callable[[LiveRun], SentUpdate]) -> bool:
+    key = f"last {view.data.run_id}"
+    before, at = st.session_state.get(key, (None, 0.0))
+    if before == what and time.monotonic() - at < _AGAIN_S:
+        return True
     try:
-        request = state.live_run(view.data.run_id).command(name, **args)  # type: ignore[arg-type]
+        sent(view).insert(0, send(state.live_run(view.data.run_id)).id)
+    except SendUnconfirmed as error:
+        sent(view).insert(0, error.request_id)
+        refuse(view, Refused(str(error), is_unsure=True))
+        return False
     except FTLabError as error:
-        code = error.code if isinstance(error, UpdateRejected) else ""
-        refuse(view, Refused(f"{name}: {error}", code))
-        return
-    sent(view).insert(0, request.id)
+        refuse(view, Refused(str(error), error.code if isinstance(error, UpdateRejected) else ""))
+        return False
+    st.session_state[key] = (what, time.monotonic())
     forget(view)
+    return True
 
 
 def refuse(view: RunView, what: Refused) -> None:
-    """Remembers that nothing was written, for the page to say so."""
+    """Remembers that nothing was written, or perhaps nothing, for the page to say so."""
     st.session_state[f"refused {view.data.run_id}"] = what
 
 
