@@ -18,7 +18,7 @@ from ftlab_mlflow.analytics.series import Series, joined, reduce
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Status
 from ftlab_mlflow.control.tags import STATUS
-from ftlab_mlflow.errors import MessageError, StoreUnavailable
+from ftlab_mlflow.errors import MessageError, StoreError, StoreUnavailable
 
 LATE_MS = 10_000
 """Values may arrive so much later than newer ones: trainers log in the background, in several threads."""
@@ -72,7 +72,7 @@ class RunFeed:
         self._fresh_s = fresh_s
         self._look: _Look | None = None
         self._asked: float | None = None
-        self._trouble: StoreUnavailable | None = None
+        self._trouble: StoreError | None = None
         self._kept: dict[str, _Kept] = {}
         self._looking = threading.Lock()
         self._reading: dict[str, threading.Lock] = {}
@@ -88,7 +88,7 @@ class RunFeed:
         return self._look.at if self._look else None
 
     @property
-    def trouble(self) -> StoreUnavailable | None:
+    def trouble(self) -> StoreError | None:
         """Why the last read failed, of the record or of a series; None if it did not."""
         return self._trouble
 
@@ -102,11 +102,11 @@ class RunFeed:
         with self._looking:
             if self._asked is not None and time.monotonic() - self._asked < self._patience():
                 if self._trouble:
-                    raise StoreUnavailable(str(self._trouble)) from self._trouble
+                    raise type(self._trouble)(str(self._trouble)) from self._trouble
                 return
             try:
                 record = self._reader.record(self.run_id)
-            except StoreUnavailable as error:
+            except StoreError as error:
                 self._trouble = error
                 raise
             finally:
@@ -142,7 +142,7 @@ class RunFeed:
             if kept and ((is_enough and kept.seen == seen) or self._trouble):
                 return reduce(kept.shown, points)
             if self._trouble:  # one wait for a store that is away is enough
-                raise StoreUnavailable(str(self._trouble)) from self._trouble
+                raise type(self._trouble)(str(self._trouble)) from self._trouble
             try:
                 news = self._continued(key, kept, look, seen) if kept and is_enough else None
                 kept = news or self._begun(key, points, look, seen)

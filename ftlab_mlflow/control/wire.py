@@ -223,9 +223,9 @@ def text(value: object) -> str:
 
 
 def whole(value: object) -> int:
-    """An integer from 0; ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"must be a whole number from 0, got {shown(value)}")
+    """An integer from 0 that MLflow's steps can hold (63 bits); ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"must be a whole number from 0, below 2**63, got {shown(value)}")
     return value
 
 

@@ -45,10 +45,12 @@ def show(feed: RunFeed, view: RunView) -> None:
     with st.grid(min_column_width=300, key="charts"):
         spaces = [_space(feed, chart) for chart in drawn]
     marks = markers(view.entries)
+    # What changes the course: a checkpoint or a pause does not, and would only make the windows smaller.
+    changes = [mark for mark in marks if mark.changes or mark.command == "rollback"]
     loss = _series(reads, "loss")
-    found_effects = effects(loss, [mark.step for mark in marks]) if loss else []
-    texts = [effect.text for effect in found_effects] or [""] * len(marks)
-    said = list(zip(marks, texts, strict=True))
+    found_effects = effects(loss, [mark.step for mark in changes]) if loss else []
+    texts = {mark.id: effect.text for mark, effect in zip(changes, found_effects, strict=False)}
+    said = [(mark, texts.get(mark.id, "")) for mark in marks]
     epochs = _series(reads, "epoch") if how.axis == "epoch" else None
     if how.axis == "epoch" and epochs is None:
         above.caption("This run logs no epochs: its charts are by step.")
@@ -59,7 +61,7 @@ def show(feed: RunFeed, view: RunView) -> None:
     )
     for chart, space in zip(drawn, spaces, strict=True):
         _chart(space, reads, chart, how, place, said)
-    _effects(marks, found_effects)
+    _effects(changes, found_effects)
 
 
 def _chosen(key: str, titles: list[str], usual: list[str]) -> list[str]:
@@ -127,7 +129,7 @@ def _chart(
     drawing.show(figure, f"chart {chart.title}", space)
 
 
-def _effects(marks: tuple[Marker, ...], found: list[Effect]) -> None:
+def _effects(marks: list[Marker], found: list[Effect]) -> None:
     rows = [
         {
             "step": mark.step,
