@@ -114,7 +114,8 @@ def _summary(view: RunView, edited: dict[str, Scalar], wrong: list[str]) -> None
             st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}")
             if name in seen and seen[name] != asked:
                 st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
-        st.text_input("Why (optional)", key=f"reason {view.data.run_id}", placeholder="loss plateau")
+        why = f"reason {view.data.run_id} {_edit(view)}"
+        st.text_input("Why (optional)", key=why, placeholder="loss plateau")
         if wrong:
             st.text(f"Nothing is sent while another value is wrong: {', '.join(wrong)}.")
         with st.container(horizontal=True):
@@ -128,7 +129,7 @@ def _send(
     view: RunView, edited: dict[str, Scalar], expect: dict[str, Scalar], typed: dict[str, str | None]
 ) -> None:
     """Sends what the summary showed: not what was typed between the last look and the click."""
-    reason = st.session_state[f"reason {view.data.run_id}"].strip() or None
+    reason = st.session_state[f"reason {view.data.run_id} {_edit(view)}"].strip() or None
     if not any(_typed(view).values()):
         return  # the same click a second time: it was sent, and the fields are empty
     if _typed(view) != typed:
@@ -146,12 +147,20 @@ def _typed(view: RunView) -> dict[str, str | None]:
 
 
 def _clear(view: RunView) -> None:
-    assert view.surface is not None
-    for name, param in view.surface.params.items():
-        st.session_state[_key(view, name)] = None if param.type in ("enum", "bool") else ""
-    st.session_state[f"reason {view.data.run_id}"] = ""
+    """Empty fields: new ones, because a refresh that is under way still brings what stood in the old ones."""
+    st.session_state[_edit_key(view)] = _edit(view) + 1
     _seen(view).clear()
     sending.forget(view)
+
+
+def _edit(view: RunView) -> int:
+    """How many times the fields were sent or discarded in this session."""
+    count: int = st.session_state.get(_edit_key(view), 0)
+    return count
+
+
+def _edit_key(view: RunView) -> str:
+    return f"edit of {view.data.run_id}"
 
 
 def _refusal(view: RunView, edited: dict[str, Scalar]) -> None:
@@ -169,7 +178,7 @@ def _refusal(view: RunView, edited: dict[str, Scalar]) -> None:
 
 
 def _key(view: RunView, name: str) -> str:
-    return f"set {name} {view.data.run_id}"
+    return f"set {name} {view.data.run_id} {_edit(view)}"
 
 
 def _seen(view: RunView) -> dict[str, Scalar]:

@@ -101,9 +101,15 @@ class Page:
         """What it says of the run, line by line."""
         return [str(element.value) for element in self.app.text]
 
+    @property
+    def edits(self) -> int:
+        """How many times the fields were sent or discarded: they are new ones then."""
+        key = f"edit of {self.run_id}"
+        return int(self.app.session_state[key]) if key in self.app.session_state else 0
+
     def field(self, name: str) -> Any:
         """The input of a parameter."""
-        key = f"set {name} {self.run_id}"
+        key = f"set {name} {self.run_id} {self.edits}"
         (found,) = [each for each in (*self.app.text_input, *self.app.selectbox) if each.key == key]
         return found
 

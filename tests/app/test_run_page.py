@@ -81,7 +81,7 @@ def test_a_training_is_changed_paused_and_stopped(trained: tuple[Page, LiveRun, 
         page.words
     )
     assert page.app.button(key="send").label == "Send 4 changes"
-    page.app.text_input(key=f"reason {run.run_id}").set_value("  plateau ")
+    page.app.text_input(key=f"reason {run.run_id} {page.edits}").set_value("  plateau ")
     page.click("send")
 
     (request,) = page.requests()
@@ -221,7 +221,7 @@ def test_what_is_half_typed_outlives_refreshes_and_can_be_thrown_away(listening:
 
 def test_a_reason_that_a_tag_cannot_hold_is_said_and_nothing_is_lost(listening: Page) -> None:
     listening.type(weight_decay="0.1")
-    listening.app.text_input(key=f"reason {listening.run_id}").set_value("x" * 9000)
+    listening.app.text_input(key=f"reason {listening.run_id} {listening.edits}").set_value("x" * 9000)
     listening.click("send")
     assert listening.requests() == []
     assert "shorten the reason" in listening.text

@@ -178,6 +178,8 @@ def half_typed_text_stays(page: Page, run: LiveRun) -> None:
     expect(reason).to_have_value("0.07")
     assert run.status().step > step
     page.get_by_role("button", name="Discard").click()
+    expect(page.get_by_role("button", name="Discard")).to_have_count(0)
+    expect(reason).to_have_count(1)
     expect(reason).to_have_value("")
 
 
