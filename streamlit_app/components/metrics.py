@@ -43,7 +43,7 @@ def show(feed: RunFeed, view: RunView) -> None:
     reads = feed.read_ahead(dict.fromkeys(keys))
     above = st.container()
     with st.grid(min_column_width=300, key="charts"):
-        spaces = [_space(feed, chart) for chart in drawn]
+        spaces = [_space(chart) for chart in drawn]
     marks = markers(view.entries)
     # What changes the course: a checkpoint or a pause does not, and would only make the windows smaller.
     changes = [mark for mark in marks if mark.changes or mark.command == "rollback"]
@@ -99,11 +99,11 @@ def look(key: str) -> drawing.View:
     return drawing.View(axis=axis, smoothing=smoothing, log_y=log_y)
 
 
-def _space(feed: RunFeed, chart: Chart) -> DeltaGenerator:
+def _space(chart: Chart) -> DeltaGenerator:
     """Where a chart will be, below its title: its first reading may take seconds."""
     space = st.container()
     space.markdown(f"**{plain(chart.title)}**")
-    return space if all(map(feed.has, chart.keys)) else space.skeleton(drawing.HEIGHT)
+    return space
 
 
 def _chart(
