@@ -155,10 +155,6 @@ class RunFeed:
             self._kept[key] = kept
             return reduce(kept.shown, points)
 
-    def has(self, key: str) -> bool:
-        """Whether this metric has been read before, so that `series` gives it soon."""
-        return key in self._kept
-
     def read_ahead(self, keys: Iterable[str], points: int = 1000) -> dict[str, Future[Series | None]]:
         """Begins to read several metrics side by side; each one's result is what `series` gives or raises."""
         return {key: _POOL.submit(self.series, key, points) for key in keys}
