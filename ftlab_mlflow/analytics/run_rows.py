@@ -49,7 +49,6 @@ class RunRow:
         eta_s: Seconds left, while it runs: the trainer's last estimate less the time since.
         loss: The last one. last_eval_loss: The last one. best_eval_loss: The smallest finite one of the run.
         heartbeat_age_s: Seconds since the trainer's last sign; None when the run is over.
-        sparkline: About 40 finite losses with the extremes; empty until `RunTable.series_for` reads them.
         tags: Those that people set: none of MLflow's and none of ours.
         is_best: See `grouped`.
     """
@@ -73,7 +72,6 @@ class RunRow:
     heartbeat_age_s: float | None
     started: datetime | None
     ended: datetime | None
-    sparkline: tuple[float, ...]
     tags: Mapping[str, str]
     is_best: bool = False
 
@@ -84,7 +82,6 @@ def row_of(
     *,
     ends_at: float | None = None,
     best_eval_loss: float | None = None,
-    sparkline: tuple[float, ...] = (),
 ) -> RunRow:
     """The row of a run.
 
@@ -114,7 +111,6 @@ def row_of(
         heartbeat_age_s=None if view.is_over else view.heartbeat_age_s,
         started=data.started,
         ended=data.ended,
-        sparkline=sparkline,
         tags={key: text for key, text in data.tags.items() if not key.startswith(_NOT_OF_PEOPLE)},
     )
 

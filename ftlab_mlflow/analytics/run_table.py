@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -40,7 +41,9 @@ _LINES_AT_ONCE = 25
 _AT_ONCE = 100
 """Runs that are read in one go, where each costs."""
 _BUDGET_S = 0.5
-"""Seconds after which a call leaves the rest of a long reading to the next one."""
+"""Seconds after which a refresh leaves the rest of a long reading to the next one."""
+_POOL = ThreadPoolExecutor(8, "read runs")
+"""Reads beside the pages; for all tables."""
 
 
 class RunTable:
@@ -54,6 +57,8 @@ class RunTable:
         reader: The tracking store.
         fresh_s: Seconds for which what was read is fresh enough: refreshes within it read nothing.
         sweep_s: Seconds after which all runs are read again, for those that were deleted, renamed or tagged.
+        patience_s: Seconds that `look` and `series_for` wait for what they read where there is something to
+            show.
 
     Attributes:
         problem: Why the last read failed; None if it did not. The rows are those of the read before.
@@ -61,7 +66,9 @@ class RunTable:
         is_complete: Whether every run has been read once.
     """
 
-    def __init__(self, reader: RunReader, *, fresh_s: float = 2.0, sweep_s: float = 60.0) -> None:
+    def __init__(
+        self, reader: RunReader, *, fresh_s: float = 2.0, sweep_s: float = 60.0, patience_s: float = 0.5
+    ) -> None:
         self.problem: StoreError | None = None
         self.read_at: datetime | None = None
         self.is_complete = False
@@ -69,7 +76,8 @@ class RunTable:
         self._fresh_s = fresh_s
         self._sweep_s = sweep_s
         self._lock = threading.Lock()
-        self._lines_lock = threading.Lock()
+        self._looking = _Beside(patience_s)
+        self._drawing = _Beside(patience_s)
         self._looked_at = -math.inf
         self._known: dict[str, _Known] = {}  # replaced as a whole, so that it can be read without the lock
         self._sweep: _Sweep | None = _Sweep()
@@ -97,10 +105,22 @@ class RunTable:
         finally:
             self._lock.release()
 
-    @property
-    def count(self) -> int:
-        """How many runs have been read."""
-        return len(self._known)
+    def look(self) -> None:
+        """Refreshes in a thread of its own, until everything has been read.
+
+        It waits for the first rows; later for that thread, if it began it, while its patience lasts.
+        """
+        if self.read_at is None:
+            self.refresh()
+        if self.problem is None and not self.is_complete:
+            self._looking.begin(self._read_on)
+        else:
+            self._looking.run(self._read_on)
+
+    def _read_on(self) -> None:
+        self.refresh()
+        while self.problem is None and not self.is_complete:
+            self.refresh()
 
     def rows(self) -> list[RunRow]:
         """All runs that have been read, newest first; ages and ETAs are those of now."""
@@ -117,21 +137,21 @@ class RunTable:
     def series_for(self, run_ids: Iterable[str]) -> dict[str, tuple[float, ...]]:
         """About 40 finite losses of each of these runs (as many as are shown), read if need be.
 
-        They keep the extremes. Empty where there are none, and where half a second was not enough to read
-        them: the next call does. A failure becomes `problem`.
+        They keep the extremes. Empty where there are none, and where they are not read yet, which goes on in
+        a thread of its own. A failure becomes `problem`.
         """
         records = [known.record for run_id in run_ids if (known := self._known.get(run_id))]
-        end = time.monotonic() + _BUDGET_S
-        with self._lines_lock:
-            due = self._lines.due(records)
-            try:
-                # A store that is away is not waited for once more.
-                while due and self.problem is None and time.monotonic() < end:
-                    self._lines.read(due[:_LINES_AT_ONCE])
-                    due = due[_LINES_AT_ONCE:]
-            except StoreError as error:
-                self.problem = error
+        if self.problem is None and self._lines.due(records):  # a store that is away is not waited for again
+            self._drawing.run(lambda: self._read_lines(records))
         return {record.data.run_id: self._lines.of(record.data.run_id) or () for record in records}
+
+    def _read_lines(self, records: Sequence[RunRecord]) -> None:
+        due = self._lines.due(records)
+        try:
+            for begin in range(0, len(due), _LINES_AT_ONCE):
+                self._lines.read(due[begin : begin + _LINES_AT_ONCE])
+        except StoreError as error:
+            self.problem = error
 
     def _row(self, known: _Known, now: datetime) -> RunRow:
         run_id = known.record.data.run_id
@@ -140,7 +160,6 @@ class RunTable:
             replace(known.view, now=now),
             ends_at=self._ends.of(run_id),
             best_eval_loss=self._bests.of(run_id),
-            sparkline=self._lines.of(run_id) or (),
         )
 
     # --- reading, with the lock held -----------------------------------------------------------------
@@ -211,6 +230,31 @@ class RunTable:
         self._known = {i: known for i, known in self._known.items() if i not in run_ids}
         for cache in (self._ends, self._bests, self._lines):
             cache.forget(run_ids)
+
+
+class _Beside:
+    """One task at a time in the pool, waited for with patience. What it raises, the next call raises."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._task: Future[None] | None = None
+
+    def begin(self, task: Callable[[], None]) -> Future[None] | None:
+        """Begins it, unless the one before goes on."""
+        with self._lock:
+            if self._task is not None and not self._task.done():
+                return None
+            before, self._task = self._task, None
+            if before is not None:
+                before.result()
+            self._task = _POOL.submit(task)
+            return self._task
+
+    def run(self, task: Callable[[], None]) -> None:
+        """Begins it, and waits."""
+        if begun := self.begin(task):
+            wait([begun], self._patience_s)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def runs(limit: int, plain: bool, tracking_uri: str | None, as_json: bool, **wan
         headings = ("id", "name", "state", "step>", "loss>", "best eval>", "rate>", "method", "age>")
         show(table(headings, map(_run_row, rows)))
     elif plain or any(wanted.values()):
-        say(f"None of the {store.count} runs fits.")
+        say(f"None of the {len(store.rows())} runs fits.")
     else:
         say("No live run yet: start one with `ftlab train sft` or `ftlab demo`.")
 

@@ -134,14 +134,14 @@ def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
     yield {
         **common,
         "y": np.where(finite, series.values, np.nan),
-        "customdata": [f"step {step:,}" for step in series.steps.tolist()],
+        "customdata": series.steps,
         "mode": "lines+markers" if few and not is_smooth else "lines",
         "line": {"color": color, "width": 1 if is_smooth else 1.8, "dash": dash},
         "marker": {"size": 5},
         "opacity": 0.35 if is_smooth else 1,
         "showlegend": not is_smooth,
         "connectgaps": False,
-        "hovertemplate": "%{y:.6g} at %{customdata}<extra>" + label + "</extra>",
+        "hovertemplate": "%{y:.6g} at step %{customdata:,}<extra>" + label + "</extra>",
     }
     if is_smooth:
         yield {

@@ -28,7 +28,7 @@ _SLOWER = 5
 def show() -> None:
     """The page."""
     table = state.run_table()
-    table.refresh()
+    table.look()
     rows = table.rows()
     st.title("Runs", anchor=False)
     chosen = filters.show(options(rows)) if rows else None
@@ -37,7 +37,7 @@ def show() -> None:
 
     @st.fragment(run_every=every, key="runs")
     def fragment() -> None:
-        table.refresh()
+        table.look()
         rows = table.rows()
         if _is_live(table, rows) != is_live or (rows and chosen is None):
             st.rerun()

@@ -91,6 +91,7 @@ class Counting:
     Attributes:
         calls: How often `page`, `active`, `record` and `series` were called. asked: Run ids, by metric.
         is_away: Makes every call fail, as a store does that is away.
+        gate: Every call waits until it is set.
     """
 
     def __init__(self, reader: RunReader) -> None:
@@ -98,12 +99,15 @@ class Counting:
         self.calls: Counter[str] = Counter()
         self.asked: list[tuple[str, frozenset[str]]] = []
         self.is_away = False
+        self.gate = threading.Event()
+        self.gate.set()
         self._reader = reader
         self._lock = threading.Lock()
 
     def _count(self, what: str) -> None:
         with self._lock:
             self.calls[what] += 1
+        assert self.gate.wait(60)
         if self.is_away:
             raise StoreUnavailable("the tracking store is away")
 

@@ -42,13 +42,13 @@ def reader(tracking_uri: str) -> Counting:
 @pytest.fixture
 def table(reader: Counting) -> RunTable:
     """A table that reads at every refresh, and sweeps at every one."""
-    return RunTable(reader, fresh_s=0, sweep_s=0)
+    return RunTable(reader, fresh_s=0, sweep_s=0, patience_s=60)
 
 
 def read_all(table: RunTable) -> dict[str, RunRow]:
     """Refreshes until two whole sweeps are over."""
     table.refresh()
-    for _ in range(3 + 3 * (table.count // 100)):
+    for _ in range(3 + 3 * (len(table.rows()) // 100)):
         table.refresh()
     assert table.problem is None
     assert table.is_complete
@@ -153,7 +153,7 @@ def test_the_rows_are_those_that_pandas_finds_in_mlflow_s_tables(
     rows = read_all(table)
     expected = expected_rows(tracking_uri)
     assert set(rows) == set(expected["name"])
-    assert len(rows) == table.count == 12
+    assert len(rows) == len(table.rows()) == 12
     for run_id, wanted in expected.iterrows():
         row = rows[wanted["name"]]
         assert row.run_id == run_id
@@ -255,13 +255,12 @@ def test_sparklines_keep_the_extremes_and_only_what_is_finite(runs: Runs, table:
     assert (lines[long][0], lines[long][-1]) == (values[0], values[-1])
     places = [values.index(value) for value in lines[long] if value < INFINITE]
     assert places == sorted(places)
-    assert {row.name: row.sparkline for row in table.rows()}["short"] == (3.0, 1.0)
 
 
 def test_series_of_ended_runs_are_read_once_and_those_that_go_on_when_they_log(
     runs: Runs, reader: Counting
 ) -> None:
-    table = RunTable(reader, fresh_s=0)
+    table = RunTable(reader, fresh_s=0, patience_s=60)
     ended = runs.plain("ended", status="FINISHED", loss=[2.0, 1.0], eval_loss=[3.0, 2.0, 4.0])
     going = runs.live("going", loss=[5.0], eval_loss=[7.0])
     logs_best = runs.live("logs best", loss=[4.0], eval_loss=[6.0, 8.0], best_eval_loss=[6.0, 6.0])
@@ -293,7 +292,7 @@ def test_series_of_ended_runs_are_read_once_and_those_that_go_on_when_they_log(
 
 
 def test_a_series_of_a_run_that_goes_on_is_not_read_at_every_refresh(runs: Runs, reader: Counting) -> None:
-    table = RunTable(reader, fresh_s=2)
+    table = RunTable(reader, fresh_s=2, patience_s=60)
     going = runs.live("going", loss=[5.0])
     table.refresh()
     assert table.series_for([going])[going] == (5.0,)
@@ -342,7 +341,7 @@ def test_a_burst_of_refreshes_reads_once(runs: Runs, reader: Counting) -> None:
 def test_a_refresh_reads_new_runs_those_that_go_on_and_those_that_did(runs: Runs, reader: Counting) -> None:
     table = RunTable(reader, fresh_s=0)
     table.refresh()
-    assert (table.rows(), table.count, table.is_complete) == ([], 0, True)
+    assert (table.rows(), table.is_complete) == ([], True)
     going = runs.live("going")
     table.refresh()
     assert [row.name for row in table.rows()] == ["going"]
@@ -379,7 +378,7 @@ def test_a_run_that_ends_below_many_newer_ones_is_read_by_its_id(
     until(lambda: utc_now().timestamp() * 1000 > runs.client.get_run(deleted).info.start_time + 1100)
     newer = many_runs(tracking_uri, 100)  # that started in the last second
     table.refresh()
-    assert table.count == 22, "the newest 20 are read, the others by the next sweep"
+    assert len(table.rows()) == 22, "the newest 20 are read, the others by the next sweep"
     runs.client.set_terminated(going)
     runs.beat(going, "finished")
     runs.client.delete_run(deleted)
@@ -431,7 +430,7 @@ def test_many_runs_come_page_by_page_the_newest_first(tracking_uri: str, reader:
     ids = many_runs(tracking_uri, 450)
     table = RunTable(reader, fresh_s=60)
     table.refresh()
-    assert table.count >= 50
+    assert len(table.rows()) >= 50
     first = [row.run_id for row in table.rows()]
     assert first == ids[: len(first)]
     while not table.is_complete:
@@ -460,7 +459,7 @@ def test_a_run_that_a_deletion_moves_over_the_border_of_a_page_stays(
 
 
 def test_while_the_store_is_away_the_last_rows_stay(runs: Runs, reader: Counting) -> None:
-    table = RunTable(reader, fresh_s=0)
+    table = RunTable(reader, fresh_s=0, patience_s=60)
     reader.is_away = True
     table.refresh()
     assert isinstance(table.problem, StoreUnavailable)
@@ -498,10 +497,64 @@ def test_a_store_that_is_away_is_not_asked_more_often_than_one_that_answers(read
     assert reader.calls == {"page": 1}
 
 
+def test_who_looks_does_not_wait_for_a_slow_store_but_for_the_first_rows(
+    tracking_uri: str, reader: Counting
+) -> None:
+    ids = many_runs(tracking_uri, 450)
+    table = RunTable(reader, fresh_s=0, patience_s=0)
+    reader.gate.clear()
+    visitor = threading.Thread(target=table.look)
+    visitor.start()
+    until(lambda: reader.calls["page"])
+    assert visitor.is_alive()
+    reader.gate.set()
+    visitor.join(30)
+    assert {row.run_id for row in table.rows()} >= set(ids[:50])
+    until(lambda: table.is_complete)  # by itself: nobody looks any more
+    assert [row.run_id for row in table.rows()] == ids
+
+    reader.gate.clear()
+    reader.forget()
+    Runs(tracking_uri).plain("new")
+    until(lambda: table.look() or reader.calls["page"])
+    for _ in range(3):
+        table.look()
+        assert len(table.rows()) == 450
+    assert reader.calls["page"] == 1
+    reader.gate.set()
+    until(lambda: len(table.rows()) == 451)
+
+
+def test_losses_are_not_waited_for_long_either(runs: Runs, reader: Counting) -> None:
+    one = runs.plain("one", loss=[2.0, 1.0])
+    table = RunTable(reader, patience_s=0)
+    table.refresh()
+    reader.gate.clear()
+    assert table.series_for([one]) == {one: ()}
+    reader.gate.set()
+    until(lambda: table.series_for([one]) == {one: (2.0, 1.0)})
+
+
+def test_what_goes_wrong_beside_a_page_is_raised_at_its_next_look(runs: Runs, reader: Counting) -> None:
+    table = RunTable(reader, fresh_s=0, patience_s=0)
+    table.refresh()
+    reader.page = None  # type: ignore[assignment, method-assign]
+    table.look()
+
+    def is_raised() -> bool:
+        try:
+            table.look()
+        except TypeError:
+            return True
+        return False
+
+    until(is_raised)
+
+
 def test_a_server_that_goes_away_and_comes_back(mlflow_server: Any) -> None:
     runs = Runs(mlflow_server.uri)
     first = runs.live("first here", loss=[2.0, 1.0], eval_loss=[3.0, 2.5, 2.75], eta_s=[500.0])
-    table = RunTable(open_reader(mlflow_server.uri), fresh_s=0, sweep_s=0)
+    table = RunTable(open_reader(mlflow_server.uri), fresh_s=0, sweep_s=0, patience_s=60)
     row = read_all(table)["first here"]
     assert (row.state, row.loss, row.best_eval_loss, row.experiment) == ("running", 1.0, 2.5, "Default")
     assert row.eta_s == pytest.approx(500, abs=60)
