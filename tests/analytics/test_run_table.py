@@ -497,11 +497,11 @@ def test_a_store_that_is_away_is_not_asked_more_often_than_one_that_answers(read
     assert reader.calls == {"page": 1}
 
 
-def test_who_looks_does_not_wait_for_a_slow_store_but_for_the_first_rows(
+def test_the_first_look_waits_for_the_first_rows_and_the_rest_comes_by_itself(
     tracking_uri: str, reader: Counting
 ) -> None:
     ids = many_runs(tracking_uri, 450)
-    table = RunTable(reader, fresh_s=0, patience_s=0)
+    table = RunTable(reader, fresh_s=60, patience_s=0)
     reader.gate.clear()
     visitor = threading.Thread(target=table.look)
     visitor.start()
@@ -510,19 +510,24 @@ def test_who_looks_does_not_wait_for_a_slow_store_but_for_the_first_rows(
     reader.gate.set()
     visitor.join(30)
     assert {row.run_id for row in table.rows()} >= set(ids[:50])
-    until(lambda: table.is_complete)  # by itself: nobody looks any more
+    until(lambda: table.is_complete)  # nobody looks any more
     assert [row.run_id for row in table.rows()] == ids
 
+
+def test_a_later_look_does_not_wait_for_a_slow_store(runs: Runs, reader: Counting) -> None:
+    runs.plain("one")
+    table = RunTable(reader, fresh_s=0, patience_s=0)
+    table.refresh()
+    runs.plain("two")
     reader.gate.clear()
     reader.forget()
-    Runs(tracking_uri).plain("new")
-    until(lambda: table.look() or reader.calls["page"])
     for _ in range(3):
         table.look()
-        assert len(table.rows()) == 450
-    assert reader.calls["page"] == 1
+        assert [row.name for row in table.rows()] == ["one"]
+    until(lambda: reader.calls["page"])
+    assert reader.calls == {"page": 1}
     reader.gate.set()
-    until(lambda: len(table.rows()) == 451)
+    until(lambda: [row.name for row in table.rows()] == ["two", "one"])
 
 
 def test_losses_are_not_waited_for_long_either(runs: Runs, reader: Counting) -> None:
