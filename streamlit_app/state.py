@@ -10,7 +10,7 @@ import time
 import streamlit as st
 
 from ftlab_mlflow.analytics.reader import RunReader, open_reader
-from ftlab_mlflow.analytics.run_feed import RunFeed
+from ftlab_mlflow.analytics.run_feed import ENDED_FRESH_S, RunFeed
 from ftlab_mlflow.analytics.run_table import RunTable
 from ftlab_mlflow.app_store import AppStore, Preferences
 from ftlab_mlflow.control.client import LiveRun
@@ -79,6 +79,11 @@ def default_tracking_uri() -> str:
     import mlflow
 
     return str(mlflow.get_tracking_uri())
+
+
+def refresh_s(*, is_over: bool) -> float:
+    """Seconds between two looks at a run; at one that is over seldom, for it may be resumed."""
+    return ENDED_FRESH_S if is_over else preferences().refresh_s
 
 
 def by() -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-from ftlab_mlflow.analytics.series import Series, latest
+from ftlab_mlflow.analytics.series import Series, courses, latest
+from ftlab_mlflow.control.markers import Marker, turns
 
 FEWEST = 8
 """Values on one side below which nothing is said about its slope."""
@@ -102,6 +103,36 @@ class Effect:
         """The verdict and its figures in one line."""
         skipped = f" ({self.left_out} not finite)" if self.left_out else ""
         return f"{self.verdict}: per 100 steps {self.before_text} before, {self.after_text} after{skipped}"
+
+
+def of_changes(series: Series, marks: Sequence[Marker]) -> list[tuple[Marker, Effect]]:
+    """The effect of each applied request of a run that changes its course, in the order of application.
+
+    A checkpoint or a pause does not, and would only make the windows smaller. Where the run was rolled back,
+    each change is looked at in the course that it was part of: before that rollback, or after it.
+
+    Args:
+        marks: `markers` of all requests of the run.
+    """
+    changes = [mark for mark in marks if mark.changes or mark.command == "rollback"]
+    went_back = turns(marks)
+    found = []
+    for period, end in enumerate([*(time for _, time in went_back), math.inf]):
+        begin = went_back[period - 1][1] if period else -math.inf
+        known = [mark for mark in changes if _ms(mark) < end and not _is_gone(mark, went_back[:period])]
+        now = [mark for mark in known if _ms(mark) >= begin]
+        course, _ = courses(series.taken(series.times <= end), went_back[:period])
+        of_steps = {one.step: one for one in effects(course, [mark.step for mark in known])}
+        found += [(mark, of_steps[mark.step]) for mark in now]
+    return found
+
+
+def _ms(mark: Marker) -> int:
+    return round(mark.time.timestamp() * 1000)
+
+
+def _is_gone(mark: Marker, went_back: Sequence[tuple[int, int]]) -> bool:
+    return any(_ms(mark) < time and mark.step > step for step, time in went_back)
 
 
 def effects(series: Series, steps: Sequence[int], window: int = 100) -> list[Effect]:

@@ -26,8 +26,9 @@ NEWS = 5000
 """News of up to so many values are put behind what is known; for more the series is read again."""
 ENDED_FRESH_S = 30.0
 """A run that has ended is looked at so seldom, for it may be resumed."""
-_POOL = ThreadPoolExecutor(4, "read series")
-"""Reads series side by side, as a tracking server takes some 50 ms each; for all feeds, to be easy on it."""
+_POOL = ThreadPoolExecutor(8, "read series")
+"""Reads series side by side, for all feeds: as many as MLflow has connections to a server, or nearly. One that
+has just been used answers 40 ms late (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)

@@ -80,14 +80,12 @@ def row_of(
     record: RunRecord,
     view: RunView,
     *,
-    ends_at: float | None = None,
     best_eval_loss: float | None = None,
 ) -> RunRow:
     """The row of a run.
 
     Args:
         view: The same run, with the time now.
-        ends_at: Unix time in seconds at which the trainer, when it last logged, expected to be done.
         best_eval_loss: From the series, where the run does not log it itself.
     """
     data, status = record.data, view.status
@@ -103,7 +101,7 @@ def row_of(
         step=status.step if status else None,
         max_steps=status.max_steps or None if status else None,
         progress=view.progress,
-        eta_s=_seconds_left(view, ends_at),
+        eta_s=view.eta_s,
         loss=view.loss,
         last_eval_loss=data.metrics.get("eval_loss"),
         best_eval_loss=logged_best(record) if logged_best(record) is not None else best_eval_loss,
@@ -113,14 +111,6 @@ def row_of(
         ended=data.ended,
         tags={key: text for key, text in data.tags.items() if not key.startswith(_NOT_OF_PEOPLE)},
     )
-
-
-def _seconds_left(view: RunView, ends_at: float | None) -> float | None:
-    """None where the estimate is used up: it is from before a pause or a restart, or was wrong."""
-    if view.eta_s is None or ends_at is None:
-        return None
-    left = ends_at - view.now.timestamp()
-    return left if math.isfinite(left) and left > 0 else None
 
 
 def logged_best(record: RunRecord) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,59 +12,8 @@ import numpy as np
 from ftlab_mlflow.analytics.reader import RunReader, RunRecord
 from ftlab_mlflow.analytics.series import Series, joined, reduce
 from ftlab_mlflow.control.store import NOT_ENDED
-from ftlab_mlflow.control.view import RunView
-
-_AT_ONCE = 20
-"""Runs that are looked up in one go, where each costs a read."""
-_WATCHED_S = 10.0
-"""Seconds between two looks up to which what is new at the second counts as made just now."""
-_LAST_STEPS = 1000
 
 _T = TypeVar("_T")
-
-
-class Ends:
-    """When each training that goes on will end: its last estimate, and when that was made."""
-
-    def __init__(self, reader: RunReader) -> None:
-        self._reader = reader
-        self._ends: dict[str, tuple[str, float]] = {}
-        self._updated_at = -math.inf
-
-    def of(self, run_id: str) -> float | None:
-        """Unix time in seconds, or None."""
-        return self._ends[run_id][1] if run_id in self._ends else None
-
-    def update(self, views: Iterable[RunView]) -> None:
-        """Takes new estimates: made just now where they were not there at the last look, else looked up."""
-        is_watched = time.monotonic() - self._updated_at < _WATCHED_S
-        lookups = 0
-        for view in views:
-            run_id, estimate = view.data.run_id, view.data.metrics["eta_s"]
-            told, _ = self._ends.get(run_id, ("", 0.0))
-            if told == str(estimate):
-                continue
-            if told and is_watched:
-                end = time.time() + estimate
-            elif lookups < _AT_ONCE:
-                lookups += 1
-                end = self._look_up(view, estimate)
-            else:
-                continue
-            self._ends[run_id] = (str(estimate), end)
-        self._updated_at = time.monotonic()
-
-    def _look_up(self, view: RunView, estimate: float) -> float:
-        # Not the whole series, which may be long: the last estimate is among the last steps.
-        after = view.status.step - _LAST_STEPS if view.status and view.status.step > _LAST_STEPS else None
-        series = self._reader.series([view.data.run_id], "eta_s", points=2, after=after)
-        found = series.get(view.data.run_id)
-        return found.times[-1] / 1000 + found.values[-1] if found else time.time() + estimate
-
-    def forget(self, run_ids: Iterable[str]) -> None:
-        """These runs are no more."""
-        for run_id in run_ids:
-            self._ends.pop(run_id, None)
 
 
 class FromSeries(Generic[_T]):
@@ -146,9 +94,9 @@ class FromSeries(Generic[_T]):
         return may and found.logged != self._logged(record)
 
     def _logged(self, record: RunRecord) -> str:
-        """Changes when the run logs the metric, ends or goes on (the same value again is not noticed)."""
-        metric = self._metric(record) or ""
-        return f"{record.data.status} {record.data.ended} {metric} {record.data.metrics.get(metric)}"
+        """Changes when the run logs the metric, ends or goes on."""
+        metric, data = self._metric(record) or "", record.data
+        return f"{data.status} {data.ended} {metric} {data.metrics.get(metric)} {data.logged_at.get(metric)}"
 
 
 @dataclass(frozen=True)

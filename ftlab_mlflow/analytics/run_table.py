@@ -23,7 +23,7 @@ from ftlab_mlflow.analytics.run_rows import (
     ordered,
     row_of,
 )
-from ftlab_mlflow.analytics.run_series import Ends, FromSeries, finite, smallest
+from ftlab_mlflow.analytics.run_series import FromSeries, finite, smallest
 from ftlab_mlflow.control.store import NOT_ENDED
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.control.wire import utc_now
@@ -83,7 +83,6 @@ class RunTable:
         self._sweep: _Sweep | None = _Sweep()
         self._sweep_due = 0.0
         reread_s = _REREAD * fresh_s
-        self._ends = Ends(reader)
         self._bests = FromSeries(reader, ("eval_loss",), 20, reread_s, smallest)
         self._lines = FromSeries(reader, ("loss", "train_loss"), SPARKLINE_POINTS, reread_s, finite)
 
@@ -158,7 +157,6 @@ class RunTable:
         return row_of(
             known.record,
             replace(known.view, now=now),
-            ends_at=self._ends.of(run_id),
             best_eval_loss=self._bests.of(run_id),
         )
 
@@ -176,7 +174,6 @@ class RunTable:
             if self._sweep is not None:
                 self._sweep_page(self._sweep)
             known = self._known.values()
-            self._ends.update(k.view for k in known if k.view.eta_s is not None)
             if self.is_complete or self._sweep is None:  # the first rows do not wait for it
                 due = self._bests.due(k.record for k in known if logged_best(k.record) is None)
                 self._bests.read(due[:_AT_ONCE])
@@ -228,7 +225,7 @@ class RunTable:
 
     def _forget(self, run_ids: set[str]) -> None:
         self._known = {i: known for i, known in self._known.items() if i not in run_ids}
-        for cache in (self._ends, self._bests, self._lines):
+        for cache in (self._bests, self._lines):
             cache.forget(run_ids)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,6 +95,27 @@ def latest(series: Series) -> Series:
     is_last = np.ones(len(series.steps), dtype=np.bool_)
     is_last[:-1] = np.diff(series.steps) != 0
     return series.taken(is_last)
+
+
+def courses(series: Series, turns: Sequence[tuple[int, int]]) -> tuple[Series, list[Series]]:
+    """The values that lead to where a run is now, and those that rollbacks took back.
+
+    Args:
+        turns: Of each rollback, in their order: the step that it went back to, and when, in Unix time in ms.
+
+    Returns:
+        What stayed; then, for each rollback that took values back, these, behind the value they followed.
+    """
+    stays = np.ones(len(series.steps), dtype=np.bool_)
+    left = []
+    for step, time in turns:
+        before = stays & (series.times <= time)
+        gone = before & (series.steps > step)
+        if gone.any():
+            origin = np.flatnonzero(before & ~gone)[-1:]
+            left.append(series.taken(np.union1d(origin, np.flatnonzero(gone))))
+            stays &= ~gone
+    return series.taken(stays), left
 
 
 def smoothed(series: Series, amount: float) -> NDArray[np.float64]:

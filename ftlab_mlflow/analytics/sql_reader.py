@@ -156,6 +156,7 @@ class SqlReader:
         tags: dict[str, dict[str, str]] = defaultdict(dict)
         params: dict[str, dict[str, str]] = defaultdict(dict)
         metrics: dict[str, dict[str, float]] = defaultdict(dict)
+        logged_at: dict[str, dict[str, int]] = defaultdict(dict)
         of_tags = [] if requests else [~_TAGS.c.key.startswith(prefix) for prefix in REQUEST_TAGS]
         of_params = [] if names is None else [_PARAMS.c.key.in_(names)]
         for begin in range(0, len(rows), _AT_ONCE):
@@ -164,9 +165,10 @@ class SqlReader:
                 tags[run][key] = value or ""
             for run, key, value in connection.execute(_texts(_PARAMS, ids, of_params)):
                 params[run][key] = value
-            latest = sa.select(*_LATEST.c["run_uuid", "key", "value", "is_nan"])
-            for run, key, value, is_nan in connection.execute(latest.where(_LATEST.c.run_uuid.in_(ids))):
+            latest = sa.select(*_LATEST.c["run_uuid", "key", "value", "is_nan", "timestamp"])
+            for run, key, value, is_nan, at in connection.execute(latest.where(_LATEST.c.run_uuid.in_(ids))):
                 metrics[run][key] = float("nan") if is_nan else told(value)
+                logged_at[run][key] = at
         return tuple(
             RunRecord(
                 RunData(
@@ -178,6 +180,7 @@ class SqlReader:
                     ended=end_of(row.status, row.end_time),
                     tags=tags[run],
                     metrics=metrics[run],
+                    logged_at=logged_at[run],
                 ),
                 row.experiment,
                 params[run],

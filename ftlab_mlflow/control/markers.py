@@ -53,6 +53,11 @@ def markers(entries: Iterable[Entry]) -> tuple[Marker, ...]:
     return tuple(made)
 
 
+def turns(marks: Iterable[Marker]) -> list[tuple[int, int]]:
+    """Of each rollback the step that it went back to, and when, in ms since the epoch."""
+    return [(mark.step, round(mark.time.timestamp() * 1000)) for mark in marks if mark.command == "rollback"]
+
+
 def _marker(request_id: str, update: Update, ack: Ack, nth: int) -> Marker:
     changes = tuple(
         (one_line(name), one_line(shown_value(old)), one_line(shown_value(new)))

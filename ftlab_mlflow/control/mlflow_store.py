@@ -221,6 +221,7 @@ class ClientApi:
             ended=end_of(info.status, info.end_time),
             tags=dict(run.data.tags),
             metrics=dict(run.data.metrics),
+            logged_at={metric.key: metric.timestamp for metric in run.data.to_proto().metrics},
         )
 
 
@@ -301,6 +302,7 @@ class RestApi:
     def data(run: dict[str, Any]) -> RunData:
         """A run in an answer as ours."""
         info, data = run["info"], run.get("data", {})
+        metrics = data.get("metrics", [])
         return RunData(
             run_id=info["run_id"],
             name=info.get("run_name", ""),
@@ -309,5 +311,6 @@ class RestApi:
             started=time_of(info.get("start_time")),
             ended=end_of(info["status"], info.get("end_time")),
             tags={tag["key"]: tag.get("value", "") for tag in data.get("tags", [])},
-            metrics={metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])},
+            metrics={metric["key"]: float(metric["value"]) for metric in metrics},
+            logged_at={metric["key"]: int(metric["timestamp"]) for metric in metrics},
         )

@@ -33,6 +33,7 @@ class RunData:
     Attributes:
         started, ended: UTC; `ended` is None while it runs.
         tags: All tags. metrics: The last value (not the best) by key.
+        logged_at: When each of these values was logged, in ms since the epoch.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class RunData:
     ended: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    logged_at: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_live(self) -> bool:
@@ -120,7 +122,12 @@ class MemoryRunStore:
         with self._lock:
             run = self._run(run_id)
             points = sorted(self._points[run_id], key=lambda p: (p.step, p.timestamp))
-            return replace(run, tags=dict(run.tags), metrics={p.key: p.value for p in points})
+            return replace(
+                run,
+                tags=dict(run.tags),
+                metrics={p.key: p.value for p in points},
+                logged_at={p.key: p.timestamp for p in points},
+            )
 
     def write(self, run_id: str, tags: Mapping[str, str], points: Sequence[Point] = ()) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -95,8 +96,15 @@ class RunView:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left, as last logged (the time since then is not taken off); None unless it runs."""
-        return self.data.metrics.get("eta_s") if self.state == "running" else None
+        """Seconds left: the trainer's last estimate less the time since it was logged; None unless it runs.
+
+        None also where the estimate is used up: it is from before a pause or a restart, or was wrong.
+        """
+        estimate = self.data.metrics.get("eta_s")
+        if estimate is None or self.state != "running":
+            return None
+        left = estimate + self.data.logged_at["eta_s"] / 1000 - self.now.timestamp()
+        return left if math.isfinite(left) and left > 0 else None
 
     @property
     def heartbeat_age_s(self) -> float | None:

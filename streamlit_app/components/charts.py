@@ -15,8 +15,9 @@ import streamlit as st
 from numpy.typing import NDArray
 from streamlit.delta_generator import DeltaGenerator
 
-from ftlab_mlflow.analytics.series import Series, nonfinite, on_epochs, seconds, smoothed
-from ftlab_mlflow.control.markers import Marker
+from ftlab_mlflow.analytics.series import Series, courses, nonfinite, on_epochs, seconds, smoothed
+from ftlab_mlflow.control.markers import Marker, markers, turns
+from ftlab_mlflow.control.view import RunView
 from streamlit_app.components import palette
 from streamlit_app.components.text import plotly
 
@@ -49,10 +50,19 @@ class Place:
 
     Attributes:
         epochs: The run's `epoch` metric. start: Unix time in ms of the run's start.
+        turns: The run's rollbacks: what they took back is drawn apart.
     """
 
     epochs: Series | None = None
     start: int = 0
+    turns: Sequence[tuple[int, int]] = ()
+
+    @classmethod
+    def of(cls, view: RunView, epochs: Series | None) -> Place:
+        """The place of a run."""
+        started = view.data.started
+        start = int(started.timestamp() * 1000) if started else 0
+        return cls(epochs, start, turns(markers(view.entries)))
 
     def x(self, series: Series, axis: Axis) -> NDArray[np.float64]:
         """The values of a series on the axis; NaN where it is not known."""
@@ -125,32 +135,34 @@ def _layout(view: View, unit: str, *, legend: bool) -> dict[str, Any]:
 
 
 def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
-    series, x = line.series, line.place.x(line.series, view.axis)
     label, color, dash = plotly(line.label, 60), palette.color(line.number), palette.dash(line.number)
-    finite = np.isfinite(series.values)
-    is_smooth = view.smoothing > 0 and finite.sum() > 2
+    series, gone = courses(line.series, line.place.turns)
+    for taken_back in gone:
+        raw = _raw(taken_back, line.place.x(taken_back, view.axis), f"{label}, rolled back")
+        yield raw | {"mode": "lines", "line": {"color": color, "width": 1, "dash": "dot"}, "opacity": 0.6}
+    x = line.place.x(series, view.axis)
+    is_smooth = view.smoothing > 0 and np.isfinite(series.values).sum() > 2
     few = len(series.steps) <= 60
-    common = {"type": "scatter", "name": label, "legendgroup": label, "x": x}
-    yield {
-        **common,
-        "y": np.where(finite, series.values, np.nan),
-        "customdata": series.steps,
+    yield _raw(series, x, label) | {
+        "legendgroup": label,
         "mode": "lines+markers" if few and not is_smooth else "lines",
         "line": {"color": color, "width": 1 if is_smooth else 1.8, "dash": dash},
         "marker": {"size": 5},
         "opacity": 0.35 if is_smooth else 1,
         "showlegend": not is_smooth,
-        "connectgaps": False,
-        "hovertemplate": "%{y:.6g} at step %{customdata:,}<extra>" + label + "</extra>",
     }
     if is_smooth:
         yield {
-            **common,
+            "type": "scatter",
+            "name": label,
+            "legendgroup": label,
+            "x": x,
             "y": smoothed(series, view.smoothing),
             "mode": "lines",
             "line": {"color": color, "width": 2, "dash": dash},
             "hovertemplate": "%{y:.6g} smoothed<extra>" + label + "</extra>",
         }
+    series, x = line.series, line.place.x(line.series, view.axis)
     for kind, chosen in nonfinite(series).items():
         yield {
             "type": "scatter",
@@ -163,6 +175,20 @@ def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
             "customdata": series.steps[chosen],
             "hovertemplate": kind + " at step %{customdata:,}<extra>" + label + "</extra>",
         }
+
+
+def _raw(series: Series, x: NDArray[np.float64], label: str) -> dict[str, Any]:
+    """The values as they were logged."""
+    return {
+        "type": "scatter",
+        "name": label,
+        "x": x,
+        "y": np.where(np.isfinite(series.values), series.values, np.nan),
+        "customdata": series.steps,
+        "showlegend": False,
+        "connectgaps": False,
+        "hovertemplate": "%{y:.6g} at step %{customdata:,}<extra>" + label + "</extra>",
+    }
 
 
 def _marks(markers: Sequence[tuple[Marker, str]], x: NDArray[np.float64]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from ftlab_mlflow.analytics.effects import Effect, effects
+from ftlab_mlflow.analytics.effects import Effect, of_changes
 from ftlab_mlflow.analytics.metric_table import Chart, Group, charts, describe
 from ftlab_mlflow.analytics.run_feed import RunFeed
 from ftlab_mlflow.analytics.series import Series
@@ -45,23 +45,18 @@ def show(feed: RunFeed, view: RunView) -> None:
     with st.grid(min_column_width=300, key="charts"):
         spaces = [_space(chart) for chart in drawn]
     marks = markers(view.entries)
-    # What changes the course: a checkpoint or a pause does not, and would only make the windows smaller.
-    changes = [mark for mark in marks if mark.changes or mark.command == "rollback"]
     loss = _series(reads, "loss")
-    found_effects = effects(loss, [mark.step for mark in changes]) if loss else []
-    texts = {mark.id: effect.text for mark, effect in zip(changes, found_effects, strict=False)}
+    effects = of_changes(loss, marks) if loss else []
+    texts = {mark.id: effect.text for mark, effect in effects}
     said = [(mark, texts.get(mark.id, "")) for mark in marks]
     epochs = _series(reads, "epoch") if how.axis == "epoch" else None
     if how.axis == "epoch" and epochs is None:
         above.caption("This run logs no epochs: its charts are by step.")
         how = replace(how, axis="step")
-    place = drawing.Place(
-        epochs=epochs,
-        start=int(view.data.started.timestamp() * 1000) if view.data.started else 0,
-    )
+    place = drawing.Place.of(view, epochs)
     for chart, space in zip(drawn, spaces, strict=True):
         _chart(space, reads, chart, how, place, said)
-    _effects(changes, found_effects)
+    _effects(effects)
 
 
 def _chosen(key: str, titles: list[str], usual: list[str]) -> list[str]:
@@ -76,6 +71,11 @@ def _chosen(key: str, titles: list[str], usual: list[str]) -> list[str]:
         st.session_state[key] = wanted
     st.session_state[f"usual {key}"] = usual
     return st.multiselect("Charts", titles, key=key)
+
+
+def known(reads: Reads) -> dict[str, Series]:
+    """The metrics that could be read."""
+    return {key: series for key in reads if (series := _series(reads, key))}
 
 
 def _series(reads: Reads, key: str) -> Series | None:
@@ -129,7 +129,7 @@ def _chart(
     drawing.show(figure, f"chart {chart.title}", space)
 
 
-def _effects(marks: list[Marker], found: list[Effect]) -> None:
+def _effects(found: list[tuple[Marker, Effect]]) -> None:
     rows = [
         {
             "step": mark.step,
@@ -138,7 +138,7 @@ def _effects(marks: list[Marker], found: list[Effect]) -> None:
             "after": effect.after_text,
             "effect": effect.verdict,
         }
-        for mark, effect in zip(marks, found, strict=False)
+        for mark, effect in found
     ]
     if rows:
         st.markdown("**What the changes did to the training loss** (slope per 100 steps, 95 % interval)")

@@ -64,14 +64,14 @@ def _found(ids: Sequence[str]) -> list[RunFeed]:
 
 
 def _live(feeds: Sequence[RunFeed]) -> None:
-    """The comparison; it refreshes itself while one of the runs goes on."""
+    """The comparison; it refreshes itself while one of the runs goes on, and seldom when all are over."""
 
-    def is_over() -> bool:
+    def are_over() -> bool:
         return all(RunView.of(record.data).is_over for record in _records(feeds))
 
-    every = None if is_over() else state.preferences().refresh_s
+    were_over = are_over()
 
-    @st.fragment(run_every=every, key="comparison")
+    @st.fragment(run_every=state.refresh_s(is_over=were_over), key="comparison")
     def fragment() -> None:
         try:
             for feed in feeds:
@@ -80,7 +80,7 @@ def _live(feeds: Sequence[RunFeed]) -> None:
             banner.away(error, min((feed.read_at for feed in feeds if feed.read_at), default=None))
         except RunNotFound:
             st.rerun()  # deleted meanwhile: the page says which
-        if is_over() != (every is None):
+        if are_over() != were_over:
             st.rerun()
         _parts(feeds)
 
@@ -89,13 +89,6 @@ def _live(feeds: Sequence[RunFeed]) -> None:
 
 def _records(feeds: Sequence[RunFeed]) -> list[RunRecord]:
     return [feed.record for feed in feeds if feed.record is not None]
-
-
-def _series(feed: RunFeed, key: str) -> Series | None:
-    try:
-        return feed.series(key)
-    except StoreUnavailable:  # the banner says so
-        return None
 
 
 def _parts(feeds: Sequence[RunFeed]) -> None:
@@ -107,17 +100,11 @@ def _parts(feeds: Sequence[RunFeed]) -> None:
     chosen = st.multiselect(
         "Charts", keys, default=keys[:_FIRST], key="compared", format_func=titles.__getitem__
     )
+    wanted = dict.fromkeys([*chosen, *(["epoch"] if how.axis == "epoch" else [])])
+    reads = [feed.read_ahead(wanted) for feed in feeds]
     runs = [
-        overlay.Drawn(
-            label=label,
-            place=drawing.Place(
-                epochs=_series(feed, "epoch") if how.axis == "epoch" else None,
-                start=int(record.data.started.timestamp() * 1000) if record.data.started else 0,
-            ),
-            series={key: series for key in chosen if (series := _series(feed, key))},
-            markers=markers(RunView.of(record.data).entries),
-        )
-        for feed, record, label in zip(feeds, records, comparison.labels(records), strict=True)
+        _drawn(RunView.of(record.data), label, metrics.known(read))
+        for record, label, read in zip(records, comparison.labels(records), reads, strict=True)
     ]
     st.markdown("**Runs and their live changes**")
     overlay.time_line(runs, how)
@@ -128,6 +115,11 @@ def _parts(feeds: Sequence[RunFeed]) -> None:
                 _chart(runs, key, how)
     _outcomes(records, runs, {key: titles[key] for key in chosen})
     _params(records, [run.label for run in runs])
+
+
+def _drawn(view: RunView, label: str, series: dict[str, Series]) -> overlay.Drawn:
+    place = drawing.Place.of(view, series.get("epoch"))
+    return overlay.Drawn(label, place, series, markers(view.entries))
 
 
 def _titles(keys: Sequence[str]) -> dict[str, str]:

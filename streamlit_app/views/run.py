@@ -33,18 +33,22 @@ def show() -> None:
     except StoreUnavailable:
         if feed.record is None:
             raise
-    every = None if _read(feed).is_over else state.preferences().refresh_s
+    is_over = _read(feed).is_over
     with st.container(key="head"):
-        _live(feed, every, _head)
+        _live(feed, is_over, _head)
     side, wide = st.columns([3, 8], gap="medium")
     with side:
-        _live(feed, every, _steer)
+        _live(feed, is_over, _steer)
     with wide:
-        _live(feed, every, _watch)
+        _live(feed, is_over, _watch)
 
 
-def _live(feed: RunFeed, every: float | None, part: Part) -> None:
-    """A part of the page that refreshes itself while the run goes on; what a person types in it stays."""
+def _live(feed: RunFeed, is_over: bool, part: Part) -> None:
+    """A part of the page that refreshes itself while the run goes on; what a person types in it stays.
+
+    When the run is over only the head goes on looking, seldom, in case it is resumed.
+    """
+    every = None if is_over and part is not _head else state.refresh_s(is_over=is_over)
 
     @st.fragment(run_every=every, key=part.__name__)
     def fragment() -> None:
@@ -59,7 +63,7 @@ def _live(feed: RunFeed, every: float | None, part: Part) -> None:
                 st.text(str(error))
             return
         view = _read(feed)
-        if view.is_over != (every is None):
+        if view.is_over != is_over:
             st.rerun()  # no part refreshes itself from now on, or, after a resume, again
         part(feed, view)
 

@@ -73,7 +73,7 @@ def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters | None) -> No
     page = min(st.session_state.get("page", 1), pages)
     shown = fit[(page - 1) * _ROWS : page * _ROWS]
     losses = table.series_for([row.run_id for row in shown])
-    run_grid.show(shown, losses, group=chosen.group, zone=_zone())
+    run_grid.show(shown, losses, group=chosen.group, zone=state.zone())
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.caption(_count(table, rows, fit))
         if pages > 1:
@@ -107,10 +107,6 @@ def _empty() -> None:
     st.markdown("Start one. This trains a tiny model on the CPU for a minute; it shows up here by itself:")
     uri = shlex.quote(without_credentials(state.tracking_uri()))
     st.code(f"ftlab train sft --model demo --data demo --tracking_uri {uri}", language="sh", wrap_lines=True)
-
-
-def _zone() -> str:
-    return state.preferences().time_zone or st.context.timezone or "UTC"
 
 
 show()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from numpy.typing import NDArray
 from scipy import linalg, stats
 from scipy.signal import lfilter
 
-from ftlab_mlflow.analytics.effects import FEWEST, Effect, effect, effects, slope
+from ftlab_mlflow.analytics.effects import FEWEST, Effect, effect, effects, of_changes, slope
 from ftlab_mlflow.analytics.series import Series, reduce
+from ftlab_mlflow.control.markers import Marker
 
 Floats = NDArray[np.float64]
 EVERY = 10
@@ -247,6 +250,42 @@ def test_effects_of_several_changes_end_where_the_next_begins() -> None:
         effect(whole, 300, until=600),
     ]
     assert [one.values for one in found] == [(30, 30), (30, 30), (30, 30)]
+
+
+def marker(step: int, at_ms: int, command: str | None = None) -> Marker:
+    changes = () if command else (("learning_rate", "0.001", "0.0005"),)
+    time = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return Marker(f"{step} {at_ms}", step, 0, time, command, changes, command or "", "ann", "cli", "")
+
+
+def test_changes_around_a_rollback_are_looked_at_in_the_course_that_they_belong_to() -> None:
+    """Steps 10 … 600, back to 300, and again from 310 to 500: with a change at 200, at 450 and at 400."""
+    rng = np.random.default_rng(14)
+    first, again = series(rng.normal(size=60)), series(rng.normal(size=20), np.arange(310, 510, 10))
+    again = replace(again, times=again.times + 100_000)
+    order = np.lexsort((np.append(first.times, again.times), np.append(first.steps, again.steps)))
+    both = Series(
+        *(
+            np.append(getattr(first, name), getattr(again, name))[order]
+            for name in ("steps", "values", "times")
+        ),
+        total=80,
+    )
+    second = Series(
+        np.append(first.steps[:30], again.steps),
+        np.append(first.values[:30], again.values),
+        np.append(first.times[:30], again.times),
+        50,
+    )
+    early, lost = marker(200, 20_050), marker(450, 45_050)
+    back, late = marker(300, 70_000, "rollback"), marker(400, 140_050)
+    pause = marker(350, 135_050, "pause")
+    assert of_changes(both, [early, lost, back, pause, late]) == [
+        (early, effect(first, 200, until=450)),
+        (lost, effect(first, 450, since=200)),
+        (back, effect(second, 300, since=200, until=400)),
+        (late, effect(second, 400, since=300)),
+    ]
 
 
 def test_the_text_has_the_verdict_and_both_slopes() -> None:

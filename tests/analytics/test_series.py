@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ftlab_mlflow.analytics.series import (
     Series,
+    courses,
     joined,
     latest,
     nonfinite,
@@ -143,6 +144,30 @@ def test_steps_that_come_again_after_a_rollback_stand_beside_the_old_ones() -> N
     together = joined(series([(4, 1.0, 10), (5, 2.0, 20)]), series([(4, 3.0, 30), (5, 4.0, 40)]))
     assert together.values.tolist() == [1.0, 3.0, 2.0, 4.0]
     assert latest(together).values.tolist() == [3.0, 4.0]
+
+
+@given(st.lists(st.integers(1, 3) | st.just("log") | st.just("log"), max_size=60))
+def test_courses_are_what_somebody_saw_who_watched(events: list[int | str]) -> None:
+    """A run that logs at each step, and goes back by some steps now and then."""
+    path: list[Row] = []
+    logged: list[Row] = []
+    left: list[list[Row]] = []
+    turns: list[tuple[int, int]] = []
+    step = 0
+    for time, event in enumerate(events):
+        if event == "log":
+            step += 1
+            path.append((step, float(time), time))
+            logged.append(path[-1])
+            continue
+        step = max(0, step - int(event))
+        turns.append((step, time))
+        if gone := [row for row in path if row[0] > step]:
+            path = [row for row in path if row[0] <= step]
+            left.append([*path[-1:], *gone])
+    kept, taken_back = courses(series(sorted(logged)), turns)
+    assert rows_of(kept) == rows_of(series(path))
+    assert [rows_of(one) for one in taken_back] == [rows_of(series(rows)) for rows in left]
 
 
 @given(ROWS)

@@ -214,6 +214,18 @@ def test_marks_are_at_their_time_on_an_axis_of_time(runs: Runs) -> None:
     assert 0 <= x <= (now_ms() - start) / 3_600_000
 
 
+def test_what_a_rollback_took_back_is_drawn_apart(runs: Runs) -> None:
+    run_id = made(runs, metrics={"loss": LOSS})
+    page = Page(runs, run_id).write(answered(asked(command="rollback"), step=30))
+    again = [Metric("loss", 9.0 - step, now_ms() + 1, step) for step in (31, 32)]
+    runs.client.log_batch(run_id, metrics=again)
+    traces = page.look().traces("chart Loss")
+    assert list(numbers(traces["Loss"]["x"])) == list(range(1, 33))
+    assert list(numbers(traces["Loss"]["y"])) == [*LOSS[:30], 9.0 - 31, 9.0 - 32]
+    assert list(numbers(traces["Loss, rolled back"]["x"])) == list(range(30, 41))
+    assert list(numbers(traces["Loss, rolled back"]["y"])) == LOSS[29:]
+
+
 # --- the history -------------------------------------------------------------------------------------
 
 

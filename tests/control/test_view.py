@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from control_samples import SURFACE, answer, live_run, live_tags, running
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.client import LiveRun
 from ftlab_mlflow.control.messages import FINAL_STATES, Code, State, Update
-from ftlab_mlflow.control.store import MemoryRunStore, Point
+from ftlab_mlflow.control.store import MemoryRunStore, Point, now_ms
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.view import REJECTIONS, RequestProgress, RunView, age, progress_of, why_closed
 from ftlab_mlflow.control.wire import utc_now
@@ -84,8 +85,15 @@ def test_an_eta_is_for_a_training_that_runs() -> None:
     for state in get_args(State):
         run, store = live_run(state=state)
         assert RunView.of(run.data()).eta_s is None
-        store.write(run.run_id, {}, [Point("eta_s", 120.0, 130, 0)])
-        assert RunView.of(run.data()).eta_s == (120.0 if state == "running" else None)
+        store.write(run.run_id, {}, [Point("eta_s", 120.0, 130, now_ms() - 50_000)])
+        assert RunView.of(run.data()).eta_s == (pytest.approx(70, abs=15) if state == "running" else None)
+
+
+@pytest.mark.parametrize("estimate", [49.0, math.nan, math.inf])
+def test_an_eta_that_is_used_up_or_none_is_not_shown(estimate: float) -> None:
+    run, store = live_run(state="running")
+    store.write(run.run_id, {}, [Point("eta_s", estimate, 130, now_ms() - 50_000)])
+    assert RunView.of(run.data()).eta_s is None
 
 
 # --- why nothing can be changed ----------------------------------------------------------------------
