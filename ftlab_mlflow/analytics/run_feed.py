@@ -27,8 +27,8 @@ NEWS = 5000
 ENDED_FRESH_S = 30.0
 """A run that has ended is looked at so seldom, for it may be resumed."""
 _POOL = ThreadPoolExecutor(8, "read series")
-"""Reads series side by side, for all feeds: as many as MLflow has connections to a server, or nearly. One that
-has just been used answers 40 ms late (benchmarks/README.md)."""
+"""Reads series side by side, for all feeds: by about as many connections as MLflow keeps to a server. One
+that has just been used answers 40 ms late (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)

@@ -264,13 +264,8 @@ def test_changes_around_a_rollback_are_looked_at_in_the_course_that_they_belong_
     first, again = series(rng.normal(size=60)), series(rng.normal(size=20), np.arange(310, 510, 10))
     again = replace(again, times=again.times + 100_000)
     order = np.lexsort((np.append(first.times, again.times), np.append(first.steps, again.steps)))
-    both = Series(
-        *(
-            np.append(getattr(first, name), getattr(again, name))[order]
-            for name in ("steps", "values", "times")
-        ),
-        total=80,
-    )
+    names = ("steps", "values", "times")
+    both = Series(*(np.append(getattr(first, n), getattr(again, n))[order] for n in names), total=80)
     second = Series(
         np.append(first.steps[:30], again.steps),
         np.append(first.values[:30], again.values),
