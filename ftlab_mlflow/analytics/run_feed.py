@@ -26,8 +26,8 @@ NEWS = 5000
 """News of up to so many values are put behind what is known; for more the series is read again."""
 ENDED_FRESH_S = 30.0
 """A run that has ended is looked at so seldom, for it may be resumed."""
-_POOL = ThreadPoolExecutor(8, "read series")
-"""Reads series side by side, for all feeds: by about as many connections as MLflow keeps to a server. One
+_POOL = ThreadPoolExecutor(10, "read series")
+"""Reads series side by side, for all feeds: by as many connections as MLflow keeps to a server, since one
 that has just been used answers 40 ms late (benchmarks/README.md)."""
 
 
@@ -138,7 +138,7 @@ class RunFeed:
             value = look.record.data.metrics.get(key)
             if value is None:
                 return None
-            seen = (repr(value), look.moved, look.course)
+            seen = (repr(value), look.record.data.logged_at.get(key), look.moved, look.course)
             is_enough = kept is not None and kept.points >= points
             if kept and ((is_enough and kept.seen == seen) or self._trouble):
                 return reduce(kept.shown, points)

@@ -44,6 +44,8 @@ _BUDGET_S = 0.5
 """Seconds after which a refresh leaves the rest of a long reading to the next one."""
 _POOL = ThreadPoolExecutor(8, "read runs")
 """Reads beside the pages; for all tables."""
+_VISIT_S = 5.0
+"""Seconds after the last look for which a long reading goes on."""
 
 
 class RunTable:
@@ -78,7 +80,7 @@ class RunTable:
         self._lock = threading.Lock()
         self._looking = _Beside(patience_s)
         self._drawing = _Beside(patience_s)
-        self._looked_at = -math.inf
+        self._looked_at = self._visited_at = -math.inf
         self._known: dict[str, _Known] = {}  # replaced as a whole, so that it can be read without the lock
         self._sweep: _Sweep | None = _Sweep()
         self._sweep_due = 0.0
@@ -105,10 +107,11 @@ class RunTable:
             self._lock.release()
 
     def look(self) -> None:
-        """Refreshes in a thread of its own, until everything has been read.
+        """Refreshes in a thread of its own, until everything has been read or nobody looks any more.
 
         It waits for the first rows; later for that thread, if it began it, while its patience lasts.
         """
+        self._visited_at = time.monotonic()
         if self.read_at is None:
             self.refresh()
         if self.problem is None and not self.is_complete:
@@ -118,7 +121,9 @@ class RunTable:
 
     def _read_on(self) -> None:
         self.refresh()
-        while self.problem is None and not self.is_complete:
+        while not self.is_complete and self.problem is None:
+            if time.monotonic() - self._visited_at > _VISIT_S:
+                return
             self.refresh()
 
     def rows(self) -> list[RunRow]:

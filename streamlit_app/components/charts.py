@@ -108,10 +108,10 @@ def figure(
     return {"data": traces, "layout": layout}
 
 
-def show(chart: Figure, key: str, place: DeltaGenerator | None = None) -> None:
-    """Puts it on the page, or into a place there. The zoom survives a refresh."""
+def show(chart: Figure, key: str, title: str, place: DeltaGenerator | None = None) -> None:
+    """Puts it on the page, or into a place there. The zoom survives a refresh; the title is read aloud."""
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
-    (place or st).plotly_chart(chart, key=key, config=config, height=HEIGHT)
+    (place or st).plotly_chart(chart, key=key, alt=title, config=config, height=HEIGHT)
 
 
 def _layout(view: View, unit: str, *, legend: bool) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import streamlit as st
 
 from ftlab_mlflow.analytics.series import Series
@@ -45,54 +45,58 @@ def metric(runs: Sequence[Drawn], key: str, how: charts.View, unit: str) -> char
 
 def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
     """A row for each run, in its colour: how far it came, where it was changed (hover: what, who, why)."""
-    chart = go.Figure()
     ends = [_end(run, how.axis) for run in runs]
     longest = max(ends) or 1.0
-    for number, run in enumerate(runs):
-        color = palette.color(number)
-        style = {"color": color, "width": 3, "dash": palette.dash(number)}
-        chart.add_scatter(
-            x=[0.0, ends[number]], y=[number, number], mode="lines", line=style, hoverinfo="skip"
-        )
-        chart.add_scatter(
-            x=charts.marked(run.markers, run.place, how.axis),
-            y=[number] * len(run.markers),
-            mode="markers",
-            marker={
-                "symbol": "diamond",
-                "size": 10,
-                "color": color,
-                "line": {"width": 1, "color": palette.ink()},
-            },
-            text=[charts.hover(marker) for marker in run.markers],
-            hovertemplate="%{text}<extra></extra>",
-            hoverlabel={"align": "left"},
-        )
-        chart.add_annotation(
-            text=plotly(run.label, 60),
-            x=0,
-            y=number,
-            xref="paper",
-            xanchor="left",
-            yshift=14,
-            showarrow=False,
-            font={"size": 12, "color": palette.ink()},
-        )
-    height = _ROW * len(runs) + 70
-    chart.update_layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 8, "b": 44},
-        showlegend=False,
-        hovermode="closest",
-        uirevision=how.axis,
-        xaxis={
+    traces = [trace for number, run in enumerate(runs) for trace in _row(number, run, ends[number], how.axis)]
+    label = {"x": 0, "xref": "paper", "xanchor": "left", "yshift": 14, "showarrow": False}
+    font = {"size": 12, "color": palette.ink()}
+    layout = {
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 44},
+        "showlegend": False,
+        "hovermode": "closest",
+        "uirevision": how.axis,
+        "xaxis": {
             "title": {"text": charts.AXIS_TITLES[how.axis], "standoff": 8},
             "range": [-0.02 * longest, 1.02 * longest],
             "zeroline": False,
         },
-        yaxis={"range": [len(runs) - 0.5, -0.8], "visible": False, "fixedrange": True},
-    )
-    st.plotly_chart(chart, key="time line", config={"displayModeBar": False}, height=height)
+        "yaxis": {"range": [len(runs) - 0.5, -0.8], "visible": False, "fixedrange": True},
+        "annotations": [
+            label | {"text": plotly(run.label, 60), "y": number, "font": font}
+            for number, run in enumerate(runs)
+        ],
+    }
+    chart, height = {"data": traces, "layout": layout}, _ROW * len(runs) + 70
+    title = "Runs and their live changes"
+    st.markdown(f"**{title}**")
+    st.plotly_chart(chart, key="time line", alt=title, config={"displayModeBar": False}, height=height)
+
+
+def _row(number: int, run: Drawn, end: float, axis: charts.Axis) -> Iterator[dict[str, Any]]:
+    color = palette.color(number)
+    yield {
+        "type": "scatter",
+        "x": [0.0, end],
+        "y": [number, number],
+        "mode": "lines",
+        "line": {"color": color, "width": 3, "dash": palette.dash(number)},
+        "hoverinfo": "skip",
+    }
+    yield {
+        "type": "scatter",
+        "x": charts.marked(run.markers, run.place, axis),
+        "y": [number] * len(run.markers),
+        "mode": "markers",
+        "marker": {
+            "symbol": "diamond",
+            "size": 10,
+            "color": color,
+            "line": {"width": 1, "color": palette.ink()},
+        },
+        "text": [charts.hover(marker) for marker in run.markers],
+        "hovertemplate": "%{text}<extra></extra>",
+        "hoverlabel": {"align": "left"},
+    }
 
 
 def _end(run: Drawn, axis: charts.Axis) -> float:

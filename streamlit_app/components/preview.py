@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-import plotly.graph_objects as go
+import numpy as np
 import streamlit as st
 
 from ftlab_mlflow.control.preview import Curve, preview
@@ -51,28 +52,32 @@ def show(surface: Surface, edited: Mapping[str, Scalar]) -> None:
 
 
 def _chart(curves: Mapping[str, Curve]) -> None:
-    chart = go.Figure()
-    for number, (label, curve) in enumerate(curves.items()):
-        is_behind = number == 0 and len(curves) > 1
-        chart.add_scatter(
-            name=plotly(label, 60),
-            x=curve.steps,
-            y=curve.rates,
-            mode="lines",
-            line={
-                "color": palette.FAINT if is_behind else palette.color(max(0, number - 1)),
-                "width": 2,
-                "dash": "dot" if is_behind else "solid",
-            },
-            hovertemplate="%{y:.4g} at step %{x:,}<extra>" + plotly(label, 60) + "</extra>",
-        )
-    chart.update_layout(
-        height=_HEIGHT,
-        margin={"l": 8, "r": 8, "t": 4, "b": 40},
-        showlegend=len(curves) > 1,
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        xaxis={"title": {"text": "optimizer step", "standoff": 6}},
-        yaxis={"rangemode": "tozero", "exponentformat": "power"},
-    )
-    st.caption("Learning rate over the rest of the run")
-    st.plotly_chart(chart, key="preview chart", config={"displayModeBar": False}, height=_HEIGHT)
+    layout = {
+        "margin": {"l": 8, "r": 8, "t": 4, "b": 40},
+        "showlegend": len(curves) > 1,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "xaxis": {"title": {"text": "optimizer step", "standoff": 6}},
+        "yaxis": {"rangemode": "tozero", "exponentformat": "power"},
+    }
+    traces = [
+        _trace(number, label, curve, len(curves)) for number, (label, curve) in enumerate(curves.items())
+    ]
+    title = "Learning rate over the rest of the run"
+    st.caption(title)
+    chart = {"data": traces, "layout": layout}
+    st.plotly_chart(chart, key="preview chart", alt=title, config={"displayModeBar": False}, height=_HEIGHT)
+
+
+def _trace(number: int, label: str, curve: Curve, count: int) -> dict[str, Any]:
+    is_behind = number == 0 and count > 1
+    color = palette.FAINT if is_behind else palette.color(max(0, number - 1))
+    name = plotly(label, 60)
+    return {
+        "type": "scatter",
+        "name": name,
+        "x": np.asarray(curve.steps),
+        "y": np.asarray(curve.rates),
+        "mode": "lines",
+        "line": {"color": color, "width": 2, "dash": "dot" if is_behind else "solid"},
+        "hovertemplate": "%{y:.4g} at step %{x:,}<extra>" + name + "</extra>",
+    }

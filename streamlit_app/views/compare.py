@@ -106,7 +106,6 @@ def _parts(feeds: Sequence[RunFeed]) -> None:
         _drawn(RunView.of(record.data), label, metrics.known(read))
         for record, label, read in zip(records, comparison.labels(records), reads, strict=True)
     ]
-    st.markdown("**Runs and their live changes**")
     overlay.time_line(runs, how)
     with st.grid(min_column_width=380, key="overlaid"):
         for key in chosen:
@@ -140,7 +139,7 @@ def _chart(runs: Sequence[overlay.Drawn], key: str, how: drawing.View) -> None:
     ]
     axis = "time" if known.group is Group.SYSTEM else how.axis  # MLflow counts its samples as steps
     how = replace(how, axis=axis, log_y=how.log_y and known.log)
-    drawing.show(overlay.metric(scaled, key, how, unit), key=f"overlaid {key}")
+    drawing.show(overlay.metric(scaled, key, how, unit), f"overlaid {key}", known.title)
 
 
 def _plotted(unit: str) -> tuple[float, str]:
