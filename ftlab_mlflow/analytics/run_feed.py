@@ -29,6 +29,8 @@ ENDED_FRESH_S = 30.0
 _POOL = ThreadPoolExecutor(10, "read series")
 """Reads series side by side, for all feeds: by as many connections as MLflow keeps to a server, since one
 that has just been used answers 40 ms late (benchmarks/README.md)."""
+_FIRST = threading.BoundedSemaphore(4)
+"""Whole series at once: each may keep the store busy for half a second, and pages draw them as they come."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,10 @@ class RunFeed:
                 raise type(self._trouble)(str(self._trouble)) from self._trouble
             try:
                 news = self._continued(key, kept, look, seen) if kept and is_enough else None
-                kept = news or self._begun(key, points, look, seen)
+                if news is None:
+                    with _FIRST:
+                        news = self._begun(key, points, look, seen)
+                kept = news
             except StoreUnavailable as error:
                 self._trouble = error
                 if kept is None:

@@ -130,6 +130,8 @@ def test_a_training_is_watched_and_steered(
     expect(page.get_by_text("The training was stopped at step")).to_be_visible()
     assert training.process.wait(LIMIT_S) == 0
     assert run.status().state == "stopped"
+    commands = [entry.update.command for entry in run.history() if entry.update and entry.update.command]
+    assert commands == ["pause", "resume", "stop"], "one click is one request"
     expect(field(page, "learning_rate")).to_be_disabled()
 
 
