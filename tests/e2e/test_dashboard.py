@@ -218,8 +218,11 @@ def test_two_runs_are_compared(
     new_training: Callable,
 ) -> None:
     server = new_mlflow_server()
-    for name, rate in (("slow", "1e-4"), ("fast", "1e-3")):
-        training = new_training(server.uri, name, max_steps="12", learning_rate=rate, eval_steps="6")
+    trainings = [
+        new_training(server.uri, name, max_steps="12", learning_rate=rate, eval_steps="6")
+        for name, rate in (("slow", "1e-4"), ("fast", "1e-3"))
+    ]
+    for training in trainings:
         assert training.process.wait(LIMIT_S) == 0, training.log.read_text()[-2000:]
     ids = [LiveRun(name, tracking_uri=server.uri).run_id for name in ("slow", "fast")]
     page = open_page(f"{new_dashboard(server.uri).url}/compare?runs={','.join(ids)}")
