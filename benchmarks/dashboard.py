@@ -40,6 +40,7 @@ from ftlab_mlflow.control.plan import Plan
 from ftlab_mlflow.control.store import Point, now_ms
 from ftlab_mlflow.control.surface import Param, Surface
 from ftlab_mlflow.control.wire import utc_now
+from streamlit_app.components import plot
 
 EMPTY = "sqlite:///empty.db"
 """A store without runs, in the working directory of the benchmark."""
@@ -99,7 +100,9 @@ class Page:
         sent: list[tuple[str, float]] = []
 
         def note(message: ForwardMsg) -> None:
-            sent.append((message.delta.new_element.WhichOneof("type") or "", time.perf_counter()))
+            element = message.delta.new_element
+            kind = element.bidi_component.component_name or element.WhichOneof("type") or ""
+            sent.append((kind, time.perf_counter()))
 
         ForwardMsgQueue.on_before_enqueue_msg(note)
         began, cpu = time.perf_counter(), time.process_time()
@@ -112,7 +115,7 @@ class Page:
         def times(kind: str) -> list[float]:
             return [at - began for element, at in sent if element == kind]
 
-        return Paint(max(times("metric"), default=math.nan), times("plotly_chart"), whole, cpu)
+        return Paint(max(times("metric"), default=math.nan), times(plot.NAME), whole, cpu)
 
     def says(self, text: str) -> bool:
         """Whether a caption says this."""

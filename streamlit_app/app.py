@@ -23,6 +23,7 @@ def main() -> None:
         st.Page("views/settings.py", title="Settings", url_path="settings", icon=":material/settings:"),
     ]
     page = st.navigation(pages, position="top" if identity.is_let_in() else "hidden")
+    appearance.use_space()
     identity.gate()
     if trouble := state.preferences_trouble():
         st.warning("Your settings cannot be read; the defaults are in use.", icon=":material/settings_alert:")

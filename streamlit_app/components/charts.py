@@ -1,7 +1,7 @@
 """Plotly figures of metrics: raw lines that smoothing never hides, NaN and infinity, marks of requests.
 
-They are plain dictionaries, which Streamlit has Plotly check: built with Plotly's own classes a chart takes
-four times as long, and a page of twelve is drawn anew every two seconds.
+They are plain dictionaries: built with Plotly's own classes a chart takes ten times as long, and a page of
+twelve is drawn anew every two seconds.
 """
 
 from __future__ import annotations
@@ -11,22 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import streamlit as st
 from numpy.typing import NDArray
-from streamlit.delta_generator import DeltaGenerator
 
 from ftlab_mlflow.analytics.series import Series, courses, nonfinite, on_epochs, seconds, smoothed
 from ftlab_mlflow.control.markers import Marker, markers, turns
 from ftlab_mlflow.control.view import RunView
-from streamlit_app.components import palette
+from streamlit_app.components import palette, plot
+from streamlit_app.components.plot import Figure
 from streamlit_app.components.text import plotly
 
 Axis = Literal["step", "time", "epoch"]
 HEIGHT = 260
 """Pixels of a chart."""
 _NOT_FINITE = {"NaN": "x", "+∞": "triangle-up", "−∞": "triangle-down"}
-Figure = dict[str, Any]
-"""A figure as Plotly's JSON has it, with arrays."""
 AXIS_TITLES = {"step": "optimizer step", "time": "hours", "epoch": "epoch"}
 
 
@@ -108,26 +105,24 @@ def figure(
     return {"data": traces, "layout": layout}
 
 
-def show(chart: Figure, key: str, title: str, place: DeltaGenerator | None = None) -> None:
-    """Puts it on the page, or into a place there. The zoom survives a refresh; the title is read aloud."""
+def show(chart: Figure, key: str, title: str) -> None:
+    """Puts it on the page. The zoom survives a refresh; the title is read aloud."""
     config = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
-    (place or st).plotly_chart(chart, key=key, alt=title, config=config, height=HEIGHT)
+    plot.show(chart, key, title, HEIGHT, config)
 
 
 def _layout(view: View, unit: str, *, legend: bool) -> dict[str, Any]:
     return {
         "margin": {"l": 8, "r": 8, "t": 8, "b": 44},
-        "height": HEIGHT,
         "hovermode": "closest",
         "showlegend": legend,
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 12}},
         "uirevision": view.axis,
-        "xaxis": {"title": {"text": AXIS_TITLES[view.axis], "standoff": 8}, "zeroline": False},
+        "xaxis": {"title": {"text": AXIS_TITLES[view.axis], "standoff": 8}},
         "yaxis": {
             "title": {"text": unit},
             "type": "log" if view.log_y else "linear",
             "exponentformat": "power",
-            "zeroline": False,
         },
         # What has no value of its own stands at the edge: requests on top, NaN and infinity below.
         "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
@@ -142,7 +137,7 @@ def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
         yield raw | {"mode": "lines", "line": {"color": color, "width": 1, "dash": "dot"}, "opacity": 0.6}
     x = line.place.x(series, view.axis)
     is_smooth = view.smoothing > 0 and np.isfinite(series.values).sum() > 2
-    few = len(series.steps) <= 60
+    few = len(series.steps) <= 30
     yield _raw(series, x, label) | {
         "legendgroup": label,
         "mode": "lines+markers" if few and not is_smooth else "lines",

@@ -126,7 +126,8 @@ def _chart(
         space.caption("Not read yet: the tracking store does not answer.")
         return
     figure = drawing.figure(lines, how, unit=unit, markers=marks, place=place)
-    drawing.show(figure, f"chart {chart.title}", chart.title, space)
+    with space:
+        drawing.show(figure, f"chart {chart.title}", chart.title)
 
 
 def _effects(found: list[tuple[Marker, Effect]]) -> None:

@@ -11,7 +11,7 @@ import streamlit as st
 
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.control.markers import Marker
-from streamlit_app.components import charts, palette
+from streamlit_app.components import charts, palette, plot
 from streamlit_app.components.text import plotly
 
 _ROW = 40
@@ -33,7 +33,7 @@ class Drawn:
     markers: Sequence[Marker]
 
 
-def metric(runs: Sequence[Drawn], key: str, how: charts.View, unit: str) -> charts.Figure:
+def metric(runs: Sequence[Drawn], key: str, how: charts.View, unit: str) -> plot.Figure:
     """One metric of all runs that have it. The time line is its legend."""
     lines = [
         charts.Line(run.label, run.series[key], run.place, number)
@@ -58,7 +58,6 @@ def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
         "xaxis": {
             "title": {"text": charts.AXIS_TITLES[how.axis], "standoff": 8},
             "range": [-0.02 * longest, 1.02 * longest],
-            "zeroline": False,
         },
         "yaxis": {"range": [len(runs) - 0.5, -0.8], "visible": False, "fixedrange": True},
         "annotations": [
@@ -69,7 +68,7 @@ def time_line(runs: Sequence[Drawn], how: charts.View) -> None:
     chart, height = {"data": traces, "layout": layout}, _ROW * len(runs) + 70
     title = "Runs and their live changes"
     st.markdown(f"**{title}**")
-    st.plotly_chart(chart, key="time line", alt=title, config={"displayModeBar": False}, height=height)
+    plot.show(chart, "time line", title, height, {"displayModeBar": False})
 
 
 def _row(number: int, run: Drawn, end: float, axis: charts.Axis) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,12 @@ _SERIES = {
     "light": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     "dark": ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2"),  # bright ones first
 }
+# As in .streamlit/config.toml: text, background, lines of tables.
 _INK = {"light": "#1c232d", "dark": "#e3e8ee"}
+_BACKGROUND = {"light": "#ffffff", "dark": "#12161c"}
+_LINE = {"light": "#e3e7ec", "dark": "#2a323d"}
 FAINT = "#8a94a3"
-"""What stands behind: marks of requests."""
+"""What stands behind: marks of requests, numbers at axes."""
 _STATE_COLORS = {
     "running": "green",
     "paused": "orange",
@@ -33,6 +36,16 @@ def _theme() -> str:
 def ink() -> str:
     """The colour of text."""
     return _INK[_theme()]
+
+
+def background() -> str:
+    """The colour of a page."""
+    return _BACKGROUND[_theme()]
+
+
+def line() -> str:
+    """The colour of lines that divide."""
+    return _LINE[_theme()]
 
 
 def color(number: int) -> str:

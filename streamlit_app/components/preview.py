@@ -12,7 +12,7 @@ from ftlab_mlflow.control.preview import Curve, preview
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import Scalar, shown_value
 from ftlab_mlflow.errors import UpdateRejected
-from streamlit_app.components import palette
+from streamlit_app.components import palette, plot
 from streamlit_app.components.text import plotly
 
 _HEIGHT = 170
@@ -65,7 +65,7 @@ def _chart(curves: Mapping[str, Curve]) -> None:
     title = "Learning rate over the rest of the run"
     st.caption(title)
     chart = {"data": traces, "layout": layout}
-    st.plotly_chart(chart, key="preview chart", alt=title, config={"displayModeBar": False}, height=_HEIGHT)
+    plot.show(chart, "preview chart", title, _HEIGHT, {"displayModeBar": False})
 
 
 def _trace(number: int, label: str, curve: Curve, count: int) -> dict[str, Any]:

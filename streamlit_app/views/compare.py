@@ -21,7 +21,7 @@ from ftlab_mlflow.control.markers import markers
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.errors import RunNotFound, StoreUnavailable
 from streamlit_app import state
-from streamlit_app.components import banner, metrics, overlay
+from streamlit_app.components import banner, metrics, overlay, plot
 from streamlit_app.components import charts as drawing
 from streamlit_app.components.text import plain
 
@@ -41,6 +41,7 @@ def show() -> None:
     st.page_link("views/runs.py", label="Choose runs", icon=":material/arrow_back:")
     if feeds:
         _live(feeds)
+        plot.load()
 
 
 def _found(ids: Sequence[str]) -> list[RunFeed]:

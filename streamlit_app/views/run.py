@@ -10,7 +10,7 @@ from ftlab_mlflow.analytics.run_feed import RunFeed
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.errors import RunNotFound, StoreError, StoreUnavailable
 from streamlit_app import state
-from streamlit_app.components import banner, commands, controls, header, history, metrics, requests
+from streamlit_app.components import banner, commands, controls, header, history, metrics, plot, requests
 
 Part = Callable[[RunFeed, RunView], None]
 
@@ -41,6 +41,7 @@ def show() -> None:
         _live(feed, is_over, _steer)
     with wide:
         _live(feed, is_over, _watch)
+    plot.load()
 
 
 def _live(feed: RunFeed, is_over: bool, part: Part) -> None:

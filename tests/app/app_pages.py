@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from streamlit.testing.v1 import AppTest
@@ -16,6 +18,7 @@ from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.messages import Ack, Status, Update
 from ftlab_mlflow.control.store import now_ms
 from ftlab_mlflow.control.wire import new_id, utc_now
+from streamlit_app.components import plot
 
 APP = Path(streamlit_app.__file__).with_name("app.py")
 LIMIT_S = 60
@@ -38,6 +41,17 @@ def texts(app: AppTest) -> str:
     """All that the page says in words."""
     kinds = (app.markdown, app.caption, app.text, app.info, app.warning, app.error, app.success, app.code)
     return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def figures(app: AppTest) -> dict[str, dict[str, Any]]:
+    """The charts of the page as they are sent to the browser, by key. All that they say, Plotly knows."""
+    found = {}
+    for element in app.get("bidi_component"):
+        if element.proto.component_name == plot.NAME:
+            figure = json.loads(json.loads(element.proto.json)["figure"])
+            go.Figure(figure)
+            found[element.proto.id.split("-", 2)[2]] = figure
+    return found
 
 
 class Runs:

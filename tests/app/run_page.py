@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import streamlit as st
-from app_pages import LIMIT_S, Runs, opened, texts
+from app_pages import LIMIT_S, Runs, figures, opened, texts
 from streamlit.testing.v1 import AppTest
 
 from ftlab_mlflow.control import tags
@@ -140,15 +139,11 @@ class Page:
 
     def figure(self, title: str) -> dict[str, Any]:
         """A chart as it is sent to the browser: `chart Loss`, `preview chart`."""
-        found = [each.proto for each in self.app.get("plotly_chart") if each.proto.id.endswith(f"-{title}")]
-        (proto,) = found
-        drawn: dict[str, Any] = json.loads(proto.spec)
-        return drawn
+        return figures(self.app)[title]
 
     def charts(self) -> list[str]:
         """Titles of its charts."""
-        ids = [each.proto.id for each in self.app.get("plotly_chart")]
-        return [name.split("-chart ", 1)[1] for name in ids if "-chart " in name]
+        return [key.removeprefix("chart ") for key in figures(self.app) if key.startswith("chart ")]
 
     def traces(self, title: str) -> dict[str, dict[str, Any]]:
         """The traces of a chart by name; a second one of the same name has `smoothed` behind it."""

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import mlflow
 import pandas as pd
-from app_pages import LIMIT_S, Runs, opened, texts
+from app_pages import LIMIT_S, Runs, figures, opened, texts
 from streamlit.testing.v1 import AppTest
 
 
 def tables(app: AppTest) -> dict[str, pd.DataFrame]:
     """The tables of the page: "outcomes" and, where params differ, "params"."""
     return dict(zip(("outcomes", "params"), (element.value for element in app.dataframe), strict=False))
-
-
-def chart(app: AppTest, key: str) -> dict[str, Any]:
-    """A Plotly figure of the page as it is sent to the browser."""
-    for element in app.get("plotly_chart"):
-        if element.proto.id.endswith(f"-{key}"):
-            figure: dict[str, Any] = json.loads(element.proto.spec)
-            return figure
-    raise AssertionError(f"no chart {key}")
 
 
 def test_what_differs_and_what_came_of_it_are_those_of_mlflow(runs: Runs) -> None:
@@ -60,11 +49,11 @@ def test_charts_lie_over_each_other_and_changes_on_one_time_line(runs: Runs) -> 
     runs.request(second, 2, "learning_rate", 1e-4, 5e-5, by="<b>ann</b>")
     app = opened("compare", runs=f"{first},{second}")
 
-    lines = {trace["name"]: trace for trace in chart(app, "overlaid loss")["data"]}
+    lines = {trace["name"]: trace for trace in figures(app)["overlaid loss"]["data"]}
     assert set(lines) == {"first", "second"}
     assert lines["first"]["line"]["color"] != lines["second"]["line"]["color"]
 
-    time_line = chart(app, "time line")
+    time_line = figures(app)["time line"]
     marks = [trace for trace in time_line["data"] if trace["mode"] == "markers" and trace.get("text")]
     (said,) = [text for trace in marks for text in trace["text"]]
     assert "5e-05" in said

@@ -17,7 +17,7 @@ EVIL = (
 ).strip()
 _MARKUP = re.compile(r"(?<!\\)([<`*\[$#&~|]|(?<!\w)_|_(?!\w))|:(?!\u2060)|@(?!\u2060)|www\\?\.")
 """What Markdown, its links or Streamlit would make something of."""
-_AS_IT_IS = {"text", "code", "arrow_data_frame", "plotly_chart"}
+_AS_IT_IS = {"text", "code", "arrow_data_frame", "bidi_component"}
 _OURS = re.compile(r"^\*\*|\*\*$")
 """Marks that the page itself sets: a chart's title is bold."""
 

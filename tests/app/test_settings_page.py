@@ -123,5 +123,5 @@ def test_the_theme_is_handed_to_the_browser(dashboard: str, theme: str, wanted: 
     store = AppStore()
     store.save(user_name(), Preferences(theme=theme))
     store.close()
-    (script,) = [element.value for element in opened().get("html")]
+    script = "".join(element.value for element in opened().get("html"))
     assert f"const wanted = {wanted}" in script

@@ -112,6 +112,7 @@ def test_a_training_is_watched_and_steered(
     expect(step).not_to_have_text(before, use_inner_text=True)
 
     change_two_parameters(page, run)
+    a_zoom_stays(page)
     half_typed_text_stays(page, run)
     somebody_else_was_faster(page, run)
     garbage_is_refused(page, run)
@@ -161,10 +162,29 @@ def change_two_parameters(page: Page, run: LiveRun) -> None:
     assert entry.update.expect == {"learning_rate": 1e-3, "weight_decay": asked}
     assert (entry.update.via, entry.update.reason) == ("dashboard", "<b>plateau</b>")
     expect(field(page, "learning_rate")).to_have_value("")
-    chart = page.get_by_test_id("stPlotlyChart").filter(has_text="optimizer step").nth(1)
-    mark = chart.locator(".scatterlayer path.point").last
+    mark = page.get_by_role("img", name="Loss", exact=True).locator(".scatterlayer path.point").last
     expect(mark).to_be_attached()
     expect(page.locator("b", has_text="plateau")).to_have_count(0)
+
+
+def a_zoom_stays(page: Page) -> None:
+    """A chart gets new values where it stands: it is not built anew, and shows what somebody zoomed to."""
+    chart = page.get_by_role("img", name="Loss", exact=True)
+    chart.scroll_into_view_if_needed()
+    area = chart.locator(".nsewdrag").first.bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 30, area["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 90, area["y"] + 120, steps=5)
+    page.mouse.up()
+    zoomed, count = chart.evaluate("place => [place.layout.xaxis.range, place.data[0].x.length]")
+    chart.evaluate("place => { place.isTheSame = true }")
+    page.wait_for_function(
+        "([count]) => [...document.querySelectorAll('.ftlab-plot')].some(p => p.isTheSame"
+        " && p.data[0].x.length > count + 2)",
+        arg=[count],
+    )
+    assert chart.evaluate("place => place.layout.xaxis.range") == zoomed
 
 
 def half_typed_text_stays(page: Page, run: LiveRun) -> None:

@@ -79,7 +79,7 @@ def test_nothing_of_a_run_is_more_than_text(
     page.get_by_role("combobox", name="Charts").click()
     page.get_by_role("option").filter(has_text="www.example.com").click()
     page.keyboard.press("Escape")
-    expect(page.get_by_test_id("stPlotlyChart")).to_have_count(3)
+    expect(page.locator(".ftlab-plot")).to_have_count(3)
     page.get_by_text("Not offered in this run").click()
     expect(page.get_by_text("flag *", exact=True)).to_be_visible()
     page.get_by_label("learning_rate", exact=True).fill("5e-4")
@@ -88,7 +88,7 @@ def test_nothing_of_a_run_is_more_than_text(
     expect(page.get_by_test_id("stTooltipContent")).to_contain_text("**strong** _slanted_")
     made = page.locator(f":is(.stApp, [data-testid=stTooltipContent]) :is({_MADE})")
     assert made.evaluate_all("found => found.map(each => each.outerHTML)") == []
-    page.locator(".stPlotlyChart .scatterlayer path.point").last.hover(force=True)
+    page.locator(".ftlab-plot .scatterlayer path.point").last.hover(force=True)
     assert page.evaluate("typeof ran") == "undefined"
 
 
