@@ -15,7 +15,7 @@ from ftlab_mlflow.control.messages import FINAL_STATES, State
 from ftlab_mlflow.control.mlflow_errors import without_credentials
 from ftlab_mlflow.errors import StoreUnavailable
 from streamlit_app import state
-from streamlit_app.components import banner, filters, run_grid
+from streamlit_app.components import banner, filters, page_change, run_grid
 from streamlit_app.components.filters import Filters
 
 _GO_ON = frozenset(get_args(State)) - {*FINAL_STATES}
@@ -63,7 +63,7 @@ def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters | None) -> No
         return
     fit = chosen.apply(rows)
     if opened := run_grid.opened():
-        st.switch_page("views/run.py", query_params={"id": opened})
+        page_change.go_to("views/run.py", id=opened)
     _selection()
     if not fit:
         st.info("No run fits the filters.", icon=":material/filter_alt:")
@@ -96,9 +96,9 @@ def _selection() -> None:
             f"{len(ids)} selected" + (f", at most {MAX_RUNS} are compared" if len(ids) > MAX_RUNS else "")
         )
         if len(ids) == 1 and st.button("Open", key="open", type="primary"):
-            st.switch_page("views/run.py", query_params={"id": ids[0]})
+            page_change.go_to("views/run.py", id=ids[0])
         if len(ids) > 1 and st.button("Compare", key="compare", type="primary", disabled=len(ids) > MAX_RUNS):
-            st.switch_page("views/compare.py", query_params={"runs": ",".join(ids)})
+            page_change.go_to("views/compare.py", runs=",".join(ids))
         st.button("Clear", key="clear selection", on_click=run_grid.clear)
 
 
