@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftlab_mlflow.analytics.reader import RunReader, RunRecord
-from ftlab_mlflow.analytics.series import Series, joined, reduce
+from ftlab_mlflow.analytics.series import Series, joined, reduce, unsettled_from
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Status
 from ftlab_mlflow.control.tags import STATUS
 from ftlab_mlflow.errors import MessageError, StoreError, StoreUnavailable
 
-LATE_MS = 10_000
-"""Values may arrive so much later than newer ones: trainers log in the background, in several threads."""
 NEWS = 5000
 """News of up to so many values are put behind what is known; for more the series is read again."""
 ENDED_FRESH_S = 30.0
@@ -211,12 +209,7 @@ def _look(record: RunRecord) -> _Look:
 
 
 def _unsettled_from(series: Series, step: int | None) -> int:
-    """The first step that values may still come for.
-
-    After a rollback the steps that come again lie before others; the values logged last show where it is.
-    """
-    latest = series.times >= series.times.max() - LATE_MS
-    start = int(series.steps[latest].min())
+    start = unsettled_from(series)
     return start if step is None else min(start, step)
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from ftlab_mlflow.analytics.reader import RunRecord
+from ftlab_mlflow.control.messages import FINAL_STATES, GOING_ON
 from ftlab_mlflow.control.tags import COMMAND_LINE
 from ftlab_mlflow.control.view import RunView
 
@@ -74,6 +75,16 @@ class RunRow:
     ended: datetime | None
     tags: Mapping[str, str]
     is_best: bool = False
+
+    @property
+    def urgency(self) -> int:
+        """2 for what goes on and can be steered, 0 for what is over.
+
+        1 is what only says that it goes on: a lost run, one of another program.
+        """
+        if self.is_live and self.state in GOING_ON:
+            return 2
+        return 0 if self.ended is not None or self.state in FINAL_STATES else 1
 
 
 def row_of(
@@ -162,10 +173,9 @@ def filtered(
     Args:
         experiments: Names or ids. states, methods: Any of these. Empty is all.
         text: Each word of it is in the name or the model, or begins the run id; in any case.
-        tag: `key`, or `key=value`.
+        tag: `key`, or `key=value`; either may hold a "=" itself.
     """
     words = text.casefold().split()
-    key, equals, value = tag.partition("=")
     return [
         row
         for row in rows
@@ -173,7 +183,7 @@ def filtered(
         and (not states or row.state in states)
         and (not methods or row.method in methods)
         and all(_has(row, word) for word in words)
-        and (not tag or (key in row.tags and (not equals or row.tags[key] == value)))
+        and (not tag or any(tag in (key, f"{key}={value}") for key, value in row.tags.items()))
     ]
 
 
@@ -213,7 +223,10 @@ def _marked(rows: Sequence[RunRow]) -> list[RunRow]:
 
 
 def ordered(rows: Iterable[RunRow], column: str = "started", *, descending: bool = True) -> list[RunRow]:
-    """The rows by one of their attributes. What has no value, NaN or infinity there comes last either way."""
+    """The rows by one of their attributes. What has no value, NaN or infinity there comes last either way.
+
+    Rows that are equal there stay in their order.
+    """
     rows = list(rows)
     known = [row for row in rows if _is_value(getattr(row, column))]
     rest = [row for row in rows if not _is_value(getattr(row, column))]

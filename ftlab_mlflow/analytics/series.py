@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+LATE_MS = 10_000
+"""Values may arrive so much later than newer ones: trainers log in the background, in several threads."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -81,6 +84,14 @@ def joined(a: Series, b: Series) -> Series:
     values = np.concatenate((a.values, new.values))
     total = a.total + b.total - (len(b.values) - len(new.values))
     return Series(steps, values, times, total).taken(np.lexsort((times, steps)))
+
+
+def unsettled_from(series: Series) -> int:
+    """The first step that values may still come for, as the values that were logged last show.
+
+    After a rollback, where the steps come again, it lies before others.
+    """
+    return int(series.steps[series.times >= series.times.max() - LATE_MS].min())
 
 
 def nonfinite(series: Series) -> dict[str, NDArray[np.intp]]:

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Mapping[str, type]] = {
 
 State = Literal["starting", "running", "paused", "stopping", "finished", "stopped", "failed"]
 FINAL_STATES: tuple[State, ...] = ("finished", "stopped", "failed")
+GOING_ON: tuple[State, ...] = ("starting", "running", "paused", "stopping")
 
 AckStatus = Literal["applied", "rejected", "cancelled"]
 Code = Literal[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -20,8 +21,10 @@ Problem = tuple[Code, str]
 """A rejection code and a text that says what is allowed."""
 
 MAX_TEXT = 200
-"""Characters of a value that a person wrote; the rest is not read."""
+"""Characters of a value that a person wrote; what is longer is no number, and is cut."""
 _BOOLS = {"true": True, "false": False}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+"""Of Python's numbers those that everybody reads alike: no `1_0`, no digits of other scripts."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,16 @@ def read_text(text: str, param: Param | None) -> Scalar:
     Args:
         param: None if the run has no such parameter.
     """
-    text = text.strip()[:MAX_TEXT]
-    if param is not None and param.type == "enum":
-        return text
+    text = text.strip()
+    if len(text) > MAX_TEXT or (param is not None and param.type == "enum"):
+        return text[:MAX_TEXT]
     if text.lower() in _BOOLS:
         return _BOOLS[text.lower()]
+    if not _NUMBER.fullmatch(text):
+        return text
     try:
         value = json.loads(text) if param is None or param.type == "int" else float(text)
-    except (ValueError, RecursionError):
-        return text
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    except ValueError:  # a number to Python, none to JSON
         return text
     return value if math.isfinite(value) else text
 

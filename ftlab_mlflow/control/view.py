@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.ledger import Entry, Ledger
-from ftlab_mlflow.control.messages import Ack, Code, Status, Update
+from ftlab_mlflow.control.messages import GOING_ON, Ack, Code, Status, Update
 from ftlab_mlflow.control.store import NOT_ENDED, RunData
 from ftlab_mlflow.control.surface import Surface
 from ftlab_mlflow.control.wire import Scalar, shown, shown_value, utc_now
@@ -72,7 +72,7 @@ class RunView:
     @property
     def is_over(self) -> bool:
         """Whether nothing more is to be expected: the trainer says so, or it is silent and MLflow says so."""
-        is_silent = self.state not in ("starting", "running", "paused", "stopping")
+        is_silent = self.state not in GOING_ON
         return self.has_ended or (is_silent and self.data.status not in NOT_ENDED)
 
     @property

@@ -27,11 +27,12 @@ def show(view: RunView, closed: str | None) -> None:
         return
     offered = [name for name in _ICONS if name in view.surface.commands and _fits(name, view)]
     asking = f"asking {view.data.run_id}"
-    with st.container(horizontal=True, gap="small", key="commands"):
+    # Places of one width: no button moves under the pointer when "Pause" becomes "Resume".
+    with st.grid(min_column_width=120, gap="small", key="commands"):
         for name in offered:
             label = name.capitalize() + ("…" if name in _ASKS_FIRST else "")
             # By a callback: it is called even where a refresh interrupts the run of the script.
-            how: dict[str, Any] = {"on_click": _clicked, "args": (view, name, asking)}
+            how: dict[str, Any] = {"on_click": _clicked, "args": (view, name, asking), "width": "stretch"}
             st.button(label, icon=_ICONS[name], disabled=closed is not None, key=f"command {name}", **how)
     asked = st.session_state.get(asking)
     if asked in offered and closed is None:

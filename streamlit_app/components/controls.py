@@ -108,11 +108,13 @@ def _summary(view: RunView, edited: dict[str, Scalar], wrong: list[str]) -> None
         return
     seen = _seen(view)
     expect = {name: seen[name] for name in edited if name in seen}
+    refused = sending.refused(view)
+    is_said = refused is not None and refused.code == "stale"  # below, where nothing is to move any more
     with st.container(border=True, key="summary"):
         for name, value in edited.items():
             asked = view.surface.params[name].asked
             st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}")
-            if name in seen and seen[name] != asked:
+            if name in seen and seen[name] != asked and not is_said:
                 st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
         why = f"reason {view.data.run_id} {_edit(view)}"
         st.text_input("Why (optional)", key=why, placeholder="loss plateau")

@@ -12,6 +12,7 @@ from ftlab_mlflow.analytics.run_table import GroupBy, Options, RunRow, filtered,
 
 _GROUPS: dict[str, GroupBy | None] = {"none": None, "model": "model", "experiment": "experiment"}
 _ORDERS = {
+    "going on first": ("urgency", True),
     "newest": ("started", True),
     "name": ("name", False),
     "progress": ("progress", True),
@@ -38,7 +39,8 @@ class Filters:
     def apply(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """The rows that fit, group by group. The best of a group is so among all its runs, shown or not."""
         column, descending = _ORDERS[self.order]
-        groups = grouped(ordered(rows, column, descending=descending), self.group)
+        newest_first = ordered(rows)
+        groups = grouped(ordered(newest_first, column, descending=descending), self.group)
         return filtered(
             (row for group in groups.values() for row in group),
             experiments=self.experiments,

@@ -21,6 +21,8 @@ from streamlit_app import state
 from streamlit_app.components import charts as drawing
 from streamlit_app.components.text import plain
 
+EXACT = 10_000
+"""Values of the loss that the effects of changes are computed from: of more only the shape of the line."""
 Reads = Mapping[str, Future[Series | None]]
 _LATER = (Group.LIVE, Group.OTHER, Group.SYSTEM, Group.PROGRESS)
 _FIRST = 12
@@ -39,13 +41,14 @@ def show(feed: RunFeed, view: RunView) -> None:
     usual = first or titles[:_FIRST]
     chosen = _chosen(f"charts {view.data.run_id}", titles, usual)
     drawn = [chart for chart in found if chart.title in chosen]
-    keys = ["loss", *(["epoch"] if how.axis == "epoch" else []), *(k for chart in drawn for k in chart.keys)]
+    keys = [*(["epoch"] if how.axis == "epoch" else []), *(k for chart in drawn for k in chart.keys)]
+    marks = markers(view.entries)
+    exact = feed.read_ahead(["loss"], EXACT) if marks else {}  # first: what it reads is enough for the chart
     reads = feed.read_ahead(dict.fromkeys(keys))
     above = st.container()
     with st.grid(min_column_width=300, key="charts"):
         spaces = [_space(chart) for chart in drawn]
-    marks = markers(view.entries)
-    loss = _series(reads, "loss")
+    loss = _series(exact, "loss") if exact else None
     effects = of_changes(loss, marks) if loss else []
     texts = {mark.id: effect.text for mark, effect in effects}
     said = [(mark, texts.get(mark.id, "")) for mark in marks]

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
-from typing import get_args
 
 import streamlit as st
 
 from ftlab_mlflow.analytics.comparison import MAX_RUNS
 from ftlab_mlflow.analytics.run_table import RunRow, RunTable, options
-from ftlab_mlflow.control.messages import FINAL_STATES, State
+from ftlab_mlflow.control.messages import GOING_ON
 from ftlab_mlflow.control.mlflow_errors import without_credentials
 from ftlab_mlflow.errors import StoreUnavailable
 from streamlit_app import state
 from streamlit_app.components import banner, filters, page_change, run_grid
 from streamlit_app.components.filters import Filters
 
-_GO_ON = frozenset(get_args(State)) - {*FINAL_STATES}
 # (Comments: Streamlit would show strings.) Rows of a page of the table: only their losses are read and sent.
 _ROWS = 50
 # How many times as rarely the page looks for new runs while no run goes on.
@@ -48,7 +46,7 @@ def show() -> None:
 
 def _is_live(table: RunTable, rows: Sequence[RunRow]) -> bool:
     """Whether the table changes by itself: a run goes on, or not everything could be read."""
-    return not table.is_complete or table.problem is not None or any(row.state in _GO_ON for row in rows)
+    return not table.is_complete or table.problem is not None or any(row.state in GOING_ON for row in rows)
 
 
 def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters | None) -> None:
@@ -81,7 +79,7 @@ def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters | None) -> No
 
 
 def _count(table: RunTable, rows: Sequence[RunRow], fit: Sequence[RunRow]) -> str:
-    going_on = sum(row.state in _GO_ON for row in rows)
+    going_on = sum(row.state in GOING_ON for row in rows)
     said = f"{len(fit):,} of {len(rows):,} runs" if len(fit) < len(rows) else f"{len(rows):,} runs"
     return f"{said}, {going_on:,} going on" + ("" if table.is_complete else "; reading more")
 

@@ -111,7 +111,7 @@ ROWS = [
         experiment="other",
         experiment_id="7",
         state="failed",
-        tags={"note": "a"},
+        tags={"note": "a", "a=b": "c=d"},
     ),
 ]
 
@@ -137,6 +137,9 @@ ROWS = [
         ({"tag": "team="}, [1]),
         ({"tag": "team=a=b"}, [0]),
         ({"tag": "tea"}, []),
+        ({"tag": "a=b"}, [2]),
+        ({"tag": "a=b=c=d"}, [2]),
+        ({"tag": "a"}, []),
     ],
 )
 def test_filters(asked: dict[str, Any], places: list[int]) -> None:
@@ -149,7 +152,7 @@ def test_the_filters_offer_what_there_is() -> None:
         states=("failed", "lost", "running"),
         methods=("dpo", "sft"),
         models=("org/Llama", "org/qwen"),
-        tags=("note", "team"),
+        tags=("a=b", "note", "team"),
     )
     assert options([]) == Options((), (), (), (), ())
 
@@ -210,3 +213,18 @@ def test_order_by_names_times_and_marks() -> None:
     assert [r.name for r in ordered(rows)] == ["c", "b", "A"]
     assert [r.name for r in ordered(rows, "name", descending=False)] == ["A", "b", "c"]
     assert ordered(rows, "is_best")[0].name == "A"
+
+
+def test_what_can_be_steered_is_more_urgent_than_what_only_seems_to_go_on() -> None:
+    rows = [
+        row("over", state="finished", ended=BEGIN),
+        row("said to be over", state="failed", is_live=True),
+        row("lost", state="lost", is_live=True, ended=None),
+        row("of another program", state="running", is_live=False, ended=None),
+        row("lost, and over", state="lost", is_live=True, ended=BEGIN),
+        row("new", state="running", is_live=True, ended=None),
+        row("resumed", state="paused", is_live=True, ended=BEGIN),
+    ]
+    found = ordered(rows, "urgency")
+    assert [r.urgency for r in found] == [2, 2, 1, 1, 0, 0, 0]
+    assert [r.name for r in found][:4] == ["new", "resumed", "lost", "of another program"]

@@ -311,6 +311,21 @@ def test_a_run_that_begins_to_log_another_loss_has_a_line_of_that_alone(runs: Ru
     assert table.series_for([going])[going] == (2.0, 1.0)
 
 
+def test_steps_that_come_again_after_a_rollback_are_read(runs: Runs, table: RunTable) -> None:
+    going = runs.live("going", step=5)
+    runs.log(going, "eval_loss", [5.0, 4.0, 3.0, 2.0, 1.5], age_s=120)
+    assert read_all(table)["going"].best_eval_loss == 1.5
+    runs.log(going, "eval_loss", [1.0], first=2, age_s=60)  # back at step 1, it goes another way
+    runs.beat(going, step=2)
+    assert read_all(table)["going"].best_eval_loss == 1.0
+    runs.log(going, "eval_loss", [0.5, 3.0], first=3, age_s=30)
+    runs.beat(going, step=4)
+    assert read_all(table)["going"].best_eval_loss == 0.5
+    runs.log(going, "eval_loss", [0.25, 9.0, 9.0], first=5)
+    runs.beat(going, step=7)
+    assert read_all(table)["going"].best_eval_loss == 0.25
+
+
 # --- staying fresh -----------------------------------------------------------------------------------
 
 

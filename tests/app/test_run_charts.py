@@ -205,6 +205,22 @@ def test_every_applied_request_has_a_mark(runs: Runs, key: str) -> None:
     assert float(table.value["loss slope before"][0].split(" ")[0]) == pytest.approx(slope, rel=0.01)
 
 
+def test_effects_are_of_all_values_where_the_chart_shows_fewer(runs: Runs) -> None:
+    noise = np.random.default_rng(5).normal(size=3000)
+    run_id = made(runs, metrics={"loss": list(8 - np.arange(3000) / 1000 + noise)})
+    change = asked(set={"learning_rate": 5e-4})
+    page = Page(runs, run_id).write(answered(change, step=1500, changes={"learning_rate": (1e-3, 5e-4)}))
+    assert 900 < len(numbers(page.traces("chart Loss")["Loss"]["x"])) <= 1000
+    (table,) = (each for each in page.app.dataframe if "effect" in each.value)
+    truth = history(run_id, "loss")
+    series = Series(truth["step"].to_numpy(), truth["value"].to_numpy(), truth["time"].to_numpy(), len(truth))
+    (expected,) = effects(series, [1500])
+    assert (expected.before_text, expected.after_text) == (
+        table.value["loss slope before"][0],
+        table.value["after"][0],
+    )
+
+
 def test_marks_are_at_their_time_on_an_axis_of_time(runs: Runs) -> None:
     run_id = made(runs, metrics={"loss": LOSS})
     start = runs.client.get_run(run_id).info.start_time

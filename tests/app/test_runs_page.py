@@ -33,7 +33,7 @@ def test_every_run_is_there_as_mlflow_has_it(runs: Runs) -> None:
     shown = table(opened()).set_index("name")
 
     truth = mlflow.search_runs(search_all_experiments=True).set_index("tags.mlflow.runName")
-    assert list(shown.index) == list(truth.sort_values("start_time", ascending=False).index)
+    assert list(shown.index) == ["paused one", "tuned", "diverged", "by hand"]
     expected = truth["metrics.eval_loss"].reindex(shown.index)
     pd.testing.assert_series_equal(shown["eval loss"], expected, check_names=False)
     assert {name: list(chips) for name, chips in shown["state"].items()} == {
@@ -101,6 +101,13 @@ def test_groups_stand_together_with_their_best(runs: Runs) -> None:
     assert element.proto.column_order[0] == "model"
     some = table(opened(group="model", text="four"))  # whose group has a better one that is not shown
     assert list(some["best"].map(len)) == [0]
+
+
+def test_runs_that_go_on_come_first_unless_another_order_is_chosen(runs: Runs) -> None:
+    runs.live("old", state="running")
+    runs.live("new", state="finished")
+    assert list(table(opened())["name"]) == ["old", "new"]
+    assert list(table(opened(order="newest"))["name"]) == ["new", "old"]
 
 
 def test_fifty_runs_are_a_page_and_only_their_losses_are_sent(runs: Runs) -> None:
