@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from streamlit_app import identity, state
-from streamlit_app.components import appearance, banner
+from streamlit_app.components import appearance, banner, page_change
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
         st.Page("views/settings.py", title="Settings", url_path="settings", icon=":material/settings:"),
     ]
     page = st.navigation(pages, position="top" if identity.is_let_in() else "hidden")
+    page_change.arrived(page)
     appearance.use_space()
     identity.gate()
     if trouble := state.preferences_trouble():

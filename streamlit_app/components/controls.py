@@ -113,7 +113,8 @@ def _summary(view: RunView, edited: dict[str, Scalar], wrong: list[str]) -> None
     with st.container(border=True, key="summary"):
         for name, value in edited.items():
             asked = view.surface.params[name].asked
-            st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}")
+            again = ", as it was asked for before" if value == asked else ""
+            st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}{again}")
             if name in seen and seen[name] != asked and not is_said:
                 st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
         why = f"reason {view.data.run_id} {_edit(view)}"

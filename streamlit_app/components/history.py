@@ -33,7 +33,11 @@ def show(view: RunView) -> None:
     entries = matching(view.entries, by=by, parameters=what, answers=answers, text=text)
     when = st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss", timezone=state.zone())
     st.dataframe(
-        _table(entries[::-1]), hide_index=True, column_config={"when": when}, key=f"history {run_id}"
+        _table(entries[::-1]),
+        hide_index=True,
+        column_config={"when": when},
+        placeholder="–",
+        key=f"history {run_id}",
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{len(entries)} of {len(view.entries)} requests")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -62,18 +62,30 @@ def show(feed: RunFeed, view: RunView) -> None:
     _effects(effects)
 
 
-def _chosen(key: str, titles: list[str], usual: list[str]) -> list[str]:
-    """Titles of the charts to show: the usual ones, until a person chooses; of new metrics, also then."""
-    before = st.session_state.get(f"usual {key}", [])
-    now = st.session_state.get(key)
-    if now is None or now == before:
-        wanted = usual
-    else:
-        wanted = [*now, *(title for title in usual if title not in [*before, *now])]
-    if wanted != now:
-        st.session_state[key] = wanted
-    st.session_state[f"usual {key}"] = usual
-    return st.multiselect("Charts", titles, key=key)
+@dataclass(frozen=True)
+class _Choice:
+    """What the field of charts held. usual: What it offered by itself. nth: How often that has changed."""
+
+    usual: list[str]
+    now: list[str]
+    nth: int = 0
+
+
+def _chosen(name: str, titles: list[str], usual: list[str]) -> list[str]:
+    """Titles of the charts to show: the usual ones, until a person chooses; of new metrics, also then.
+
+    When the usual ones change the field is a new one: a value that the script gives to an old one is lost
+    where the next refresh comes before it was sent to the browser.
+    """
+    before: _Choice = st.session_state.get(name, _Choice(usual, usual))
+    start, nth = before.now, before.nth
+    if before.usual != usual:
+        new = [title for title in usual if title not in [*before.usual, *before.now]]
+        start, nth = usual if before.now == before.usual else [*before.now, *new], nth + 1
+    known = [title for title in start if title in titles]
+    now = st.multiselect("Charts", titles, default=known, key=f"{name} {nth}")
+    st.session_state[name] = _Choice(usual, now, nth)
+    return now
 
 
 def known(reads: Reads) -> dict[str, Series]:

@@ -12,7 +12,7 @@ from ftlab_mlflow.analytics.run_table import GroupBy, RunRow
 from ftlab_mlflow.control.messages import State
 from streamlit_app.components import palette
 
-TABLE = "table of runs"
+_NTH = "how often selected runs have moved"
 _CLICK = "open a run"
 _SELECTED = "selected runs"
 _SHOWN = "runs in the table"
@@ -44,13 +44,14 @@ def show(
     """
     shown = [row.run_id for row in rows]
     places = [place for place, run_id in enumerate(shown) if run_id in selected()]
-    # Streamlit knows selected places, not runs: where runs have moved, it is told their new ones.
-    if TABLE in st.session_state and list(st.session_state[TABLE]["selection"]["rows"]) != places:
-        st.session_state[TABLE] = {"selection": {"rows": places}}
+    # Streamlit knows selected places, not runs: where selected runs have moved, it is given another table. (A
+    # value that the script gives to the old one is lost where a refresh comes before it was sent.)
+    if key() in st.session_state and _places() != places:
+        st.session_state[_NTH] = st.session_state.get(_NTH, 0) + 1
     st.session_state[_SHOWN] = shown
     st.dataframe(
         _table(rows, losses),
-        key=TABLE,
+        key=key(),
         on_select=_select,
         selection_mode="multi-row",
         selection_default={"selection": {"rows": places}},
@@ -63,6 +64,16 @@ def show(
     )
 
 
+def key() -> str:
+    """Streamlit's key of the table."""
+    return f"table of runs {st.session_state.get(_NTH, 0)}"
+
+
+def _places() -> list[int]:
+    """The places that are selected in the browser."""
+    return list(st.session_state[key()]["selection"]["rows"])
+
+
 def opened() -> str | None:
     """The run whose button was clicked just now."""
     click = st.session_state.get(_CLICK)
@@ -72,7 +83,7 @@ def opened() -> str | None:
 
 def _select() -> None:
     shown: list[str] = st.session_state[_SHOWN]
-    now = [shown[place] for place in st.session_state[TABLE]["selection"]["rows"] if place < len(shown)]
+    now = [shown[place] for place in _places() if place < len(shown)]
     kept = [run_id for run_id in selected() if run_id not in shown or run_id in now]
     st.session_state[_SELECTED] = [*kept, *(run_id for run_id in now if run_id not in kept)]
 

@@ -141,6 +141,12 @@ class Page:
         """A chart as it is sent to the browser: `chart Loss`, `preview chart`."""
         return figures(self.app)[title]
 
+    @property
+    def charts_field(self) -> Any:
+        """The field that chooses charts."""
+        (found,) = (each for each in self.app.multiselect if each.label == "Charts")
+        return found
+
     def charts(self) -> list[str]:
         """Titles of its charts."""
         return [key.removeprefix("chart ") for key in figures(self.app) if key.startswith("chart ")]

@@ -442,7 +442,7 @@ def test_the_last_data_stays_while_the_store_is_away(
     assert "Nothing was sent." in page.text
     assert page.field("weight_decay").value == "0.1"
     # Only the store itself is asked again: what was read must be there still.
-    page.app.multiselect(key=f"charts {page.run_id}").set_value(["Loss", "odd"])
+    page.charts_field.set_value(["Loss", "odd"])
     end = threading.Event()
     for _ in range(20):
         page.rerun()

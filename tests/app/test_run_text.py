@@ -40,9 +40,7 @@ def test_no_text_of_a_run_is_sent_as_markup(runs: Runs) -> None:
     metrics = {"loss": [2.0, 1.0], "val/:material/delete: www.example.com": [1.0, 2.0]}
     run_id = runs.plain(EVIL, status="RUNNING", run_tags=run_tags, experiment=experiment, metrics=metrics)
     page = Page(runs, run_id)
-    page.app.multiselect(key=f"charts {run_id}").set_value(
-        page.app.multiselect(key=f"charts {run_id}").options
-    )
+    page.charts_field.set_value(page.charts_field.options)
     page.rerun().type(**{EVIL: "a lot"})
 
     found = []
