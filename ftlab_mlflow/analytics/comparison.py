@@ -24,7 +24,7 @@ def run_ids(text: str) -> tuple[str, ...]:
 
 def labels(records: Sequence[RunRecord]) -> tuple[str, ...]:
     """A name of each run that no other of them has: its own, with as much of its id as that takes."""
-    names = [record.data.name or record.data.run_id[:8] for record in records]
+    names = [record.data.label for record in records]
     return tuple(
         name if names.count(name) == 1 else f"{name} ({_short(record, records)})"
         for name, record in zip(names, records, strict=True)

@@ -18,7 +18,8 @@ from ftlab_mlflow.analytics.series import Series, joined, reduce, unsettled_from
 from ftlab_mlflow.control.ledger import Ledger
 from ftlab_mlflow.control.messages import Status
 from ftlab_mlflow.control.tags import STATUS
-from ftlab_mlflow.errors import MessageError, StoreError, StoreUnavailable
+from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.errors import MessageError, RunNotFound, StoreError, StoreUnavailable
 
 NEWS = 5000
 """News of up to so many values are put behind what is known; for more the series is read again."""
@@ -82,6 +83,17 @@ class RunFeed:
     def record(self) -> RunRecord | None:
         """The run at the last look that succeeded."""
         return self._look.record if self._look else None
+
+    def view(self) -> RunView:
+        """The run now; while the store is away as it was when it was read: a heartbeat may only be unread.
+
+        Raises:
+            RunNotFound: It was never read.
+        """
+        if self._look is None:
+            raise RunNotFound(f"run {self.run_id} was not read yet")
+        view = RunView.of(self._look.record.data)
+        return replace(view, now=self._look.at) if self._trouble else view
 
     @property
     def read_at(self) -> datetime | None:

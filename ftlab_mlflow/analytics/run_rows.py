@@ -41,6 +41,7 @@ class RunRow:
     """A run in the table of runs.
 
     Attributes:
+        name: `RunData.label`.
         experiment: Its name.
         method: `sft`, `dpo`, … None where neither the trainer nor the command line says it.
         model: Its base model: a name on the hub, or the last two parts of a folder's path.
@@ -102,7 +103,7 @@ def row_of(
     data, status = record.data, view.status
     return RunRow(
         run_id=data.run_id,
-        name=data.name,
+        name=data.label,
         experiment=record.experiment,
         experiment_id=data.experiment_id,
         method=method_of(view),

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import tomllib
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import click
 
 from ftlab_mlflow.cli.options import common
 from ftlab_mlflow.cli.output import emit
-from ftlab_mlflow.errors import ConfigError, FTLabError, MissingExtra
+from ftlab_mlflow.errors import AppStoreUnavailable, ConfigError, FTLabError, MissingExtra, StoreUnavailable
 
 _GUIDE = "docs/guides/dashboard.md"
 
@@ -39,6 +39,7 @@ def dashboard(tracking_uri: str | None, as_json: bool, host: str, port: int, bro
         raise MissingExtra("Authlib", "app")
     if tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
+    _try_stores(tracking_uri)
     url = f"http://{_shown(host)}:{port}"
     if as_json:
         emit({"url": url, "sign_in": has_sign_in}, indent=None)
@@ -57,6 +58,17 @@ def _app() -> Path:
     if spec is None or spec.origin is None:
         raise FTLabError("the package streamlit_app is missing: install ftlab-mlflow again")
     return Path(spec.origin).with_name("app.py")
+
+
+def _try_stores(tracking_uri: str | None) -> None:
+    """Raises what no waiting mends. A database or server that is away may come back: the app says so."""
+    from ftlab_mlflow.analytics.reader import open_reader
+    from ftlab_mlflow.app_store import AppStore
+
+    with suppress(AppStoreUnavailable):
+        AppStore().close()
+    with suppress(StoreUnavailable):
+        open_reader(tracking_uri)
 
 
 def _listens_on_loopback(host: str, port: int) -> bool:

@@ -47,6 +47,11 @@ class RunData:
     logged_at: dict[str, int] = field(default_factory=dict)
 
     @property
+    def label(self) -> str:
+        """What to call the run: its name, or how its id begins where that is blank."""
+        return self.name if self.name.strip() else self.run_id[:8]
+
+    @property
     def is_live(self) -> bool:
         """Whether a trainer of this protocol has ever written to it."""
         return STATUS in self.tags

@@ -29,7 +29,8 @@ logger = logging.getLogger("ftlab_mlflow")
 HEARTBEAT_S = 10.0
 """Seconds between two writes of the status; more where the polls are rarer than half of it."""
 SURFACE_S = 30.0
-"""Seconds after which the surface is written again while a schedule moves a value on it."""
+"""Seconds after which the surface is written again while a schedule moves a value on it; at the beginning
+of a training, where a warm-up moves it most, 2 s and then twice as long each time."""
 MAX_LOAD = 20
 """The poll interval is at least so many times the store's answer time: 5 % of its time at most."""
 BACKOFF_S = (1.0, 30.0)
@@ -161,7 +162,8 @@ class Listener:
     def _run(self) -> None:
         now = time.monotonic()
         poll_at = now + random.uniform(0, self._poll_interval)
-        beat_at, surface_at = now + HEARTBEAT_S, now + SURFACE_S
+        surface_s = min(2.0, SURFACE_S)
+        beat_at, surface_at = now + HEARTBEAT_S, now + surface_s
         while True:
             self._sleep(min(poll_at, beat_at, surface_at))
             if self._is_over():
@@ -188,7 +190,8 @@ class Listener:
                     self.post({tags.STATUS: self._heartbeat()})
             if now >= surface_at and self._receiver:
                 self._receiver.refresh_surface()
-                surface_at = now + SURFACE_S
+                surface_s = min(2 * surface_s, SURFACE_S)
+                surface_at = now + surface_s
 
     def _interval(self) -> float:
         # One slow answer is an accident, two are the store's pace.

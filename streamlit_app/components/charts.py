@@ -163,7 +163,7 @@ def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
             "type": "scatter",
             "name": f"{kind} {label}",
             "x": x[chosen],
-            "y": np.full(len(chosen), 0.03),
+            "y": np.full(len(chosen), 0.03 + 0.03 * line.number),
             "yaxis": "y2",
             "mode": "markers",
             "marker": {"symbol": _NOT_FINITE[kind], "size": 8, "color": color},

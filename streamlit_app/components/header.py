@@ -18,7 +18,7 @@ def show(feed: RunFeed, view: RunView) -> None:
     record = feed.record
     assert record is not None
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(view.data.name or view.data.run_id[:8]), anchor=False, width="content")
+        st.subheader(plain(view.data.label), anchor=False, width="content")
         st.badge(view.state, color=palette.state_color(view.state))  # type: ignore[arg-type]
         _link(view)
     if view.progress is not None:

@@ -51,7 +51,8 @@ def _entry(view: RunView, entry: Entry, *, disabled: bool) -> None:
             on_click=sending.again,
             args=(view, entry.update),
         )
-    if not entry.answered and view.surface and "cancel" in view.surface.commands:
+    is_withdrawal = entry.update is not None and entry.update.command == "cancel"
+    if not (entry.answered or is_withdrawal) and view.surface and "cancel" in view.surface.commands:
         withdraw = {"id": entry.id}
         st.button(
             "Withdraw",

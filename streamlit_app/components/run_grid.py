@@ -96,7 +96,7 @@ def _table(rows: Sequence[RunRow], losses: Mapping[str, Sequence[float]]) -> pa.
     chips, numbers, text = pa.list_(pa.string()), pa.float64(), pa.string()
     return pa.table(
         {
-            "name": column([_label(row.name or row.run_id[:8]) for row in rows], text),
+            "name": column([_label(row.name) for row in rows], text),
             "state": column([[row.state] if row.is_live else [row.state, _READ_ONLY] for row in rows], chips),
             "progress": column([row.progress for row in rows], numbers),
             "eta": column([_seconds(row.eta_s) for row in rows], pa.duration("s")),

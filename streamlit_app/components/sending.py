@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import streamlit as st
@@ -15,6 +16,9 @@ from ftlab_mlflow.control.wire import Scalar
 from ftlab_mlflow.errors import FTLabError, SendUnconfirmed, UpdateRejected
 from streamlit_app import state
 
+_POOL = ThreadPoolExecutor(8, "send a request")
+_QUIET_S = 1.0
+"""Seconds after which a person is told that it takes longer: up to the time limit of the store."""
 _AGAIN_S = 3.0
 """Streamlit may give one click to two runs of the script: the same request so soon is the same click."""
 
@@ -64,7 +68,11 @@ def _once(view: RunView, what: object, send: Callable[[LiveRun], SentUpdate]) ->
     if before == what and time.monotonic() - at < _AGAIN_S:
         return True
     try:
-        sent(view).insert(0, send(state.live_run(view.data.run_id)).id)
+        sending = _POOL.submit(send, state.live_run(view.data.run_id))
+        wait([sending], _QUIET_S)
+        if not sending.done():
+            st.toast("The tracking store is slow. Still sending …", icon=":material/hourglass_top:")
+        sent(view).insert(0, sending.result().id)
     except SendUnconfirmed as error:
         sent(view).insert(0, error.request_id)
         refuse(view, Refused(str(error), is_unsure=True))

@@ -33,7 +33,7 @@ def show() -> None:
     except StoreUnavailable:
         if feed.record is None:
             raise
-    is_over = _read(feed).is_over
+    is_over = feed.view().is_over
     with st.container(key="head"):
         _live(feed, is_over, _head)
     side, wide = st.columns([3, 8], gap="medium")
@@ -63,17 +63,12 @@ def _live(feed: RunFeed, is_over: bool, part: Part) -> None:
                 st.error("This run cannot be read any more.", icon=":material/search_off:")
                 st.text(str(error))
             return
-        view = _read(feed)
+        view = feed.view()
         if view.is_over != is_over:
             st.rerun()  # no part refreshes itself from now on, or, after a resume, again
         part(feed, view)
 
     fragment()
-
-
-def _read(feed: RunFeed) -> RunView:
-    assert feed.record is not None
-    return RunView.of(feed.record.data)
 
 
 def _head(feed: RunFeed, view: RunView) -> None:

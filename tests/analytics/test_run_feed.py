@@ -262,10 +262,12 @@ def test_a_store_that_goes_away_and_comes_back(feed: RunFeed, trainer: Trainer, 
     assert feed.record is not None
     assert feed.record.data.run_id == trainer.run_id
     assert shown(feed) == before
+    assert feed.view().now == read_at, "what is not read meanwhile does not make a run lost"
     rename(uri, "runs_away", "runs")
     trainer.log(range(50, 60))
     feed.refresh()
     assert feed.trouble is None
+    assert feed.view().now > read_at
     assert shown(feed) == sorted(trainer.written)
 
 

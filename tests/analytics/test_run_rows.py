@@ -157,6 +157,12 @@ def test_the_filters_offer_what_there_is() -> None:
     assert options([]) == Options((), (), (), (), ())
 
 
+@pytest.mark.parametrize("name", ["", "  \t"])
+def test_a_run_without_a_name_is_called_by_its_id(name: str) -> None:
+    data = RunData("ab12" * 8, name, "0", "FINISHED")
+    assert row_of(RunRecord(data, "Default", {}), RunView.of(data)).name == "ab12ab12"
+
+
 # --- groups and order --------------------------------------------------------------------------------
 
 losses = st.none() | st.sampled_from([NAN, INF, -INF, 0.5, 1.0, 1.0, 2.0, -1.0])

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from run_samples import Counting, Runs
 
+from ftlab_mlflow.analytics import run_table
 from ftlab_mlflow.analytics.reader import open_reader
 from ftlab_mlflow.analytics.run_table import RunRow, RunTable, grouped
 from ftlab_mlflow.control import tags
@@ -471,6 +472,25 @@ def test_a_run_that_a_deletion_moves_over_the_border_of_a_page_stays(
         table.refresh()
         assert kept <= {row.run_id for row in table.rows()}
     assert kept == {row.run_id for row in table.rows()}
+
+
+def test_while_the_store_is_away_no_run_is_lost(
+    runs: Runs, reader: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = runs.live("going", heartbeat_s=5)
+    table = RunTable(reader, fresh_s=0, patience_s=60)
+    read_all(table)
+    later = utc_now() + timedelta(minutes=5)
+    monkeypatch.setattr(run_table, "utc_now", lambda: later)
+    reader.is_away = True
+    table.refresh()
+    (row,) = table.rows()
+    assert (row.state, table.view(going).state) == ("running", "running")
+    assert row.heartbeat_age_s is not None
+    assert 5 <= row.heartbeat_age_s < 60
+    reader.is_away = False
+    table.refresh()
+    assert table.rows()[0].state == "lost"
 
 
 def test_while_the_store_is_away_the_last_rows_stay(runs: Runs, reader: Counting) -> None:

@@ -66,6 +66,27 @@ def test_secrets_that_cannot_be_read_are_not_passed_over(ftlab: Ftlab, tmp_path:
     assert "hush" not in result.err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "FTLAB_DATABASE_URL",
+            "app.db",
+            "FTLAB_DATABASE_URL is no SQLAlchemy URL such as sqlite:////data/app.db",
+        ),
+        ("FTLAB_DATABASE_URL", "nosql://h/db", "FTLAB_DATABASE_URL: Can't load plugin"),
+        ("MLFLOW_TRACKING_URI", "foo://bar", "Supported URI schemes are"),
+    ],
+)
+def test_addresses_that_mean_nothing_are_refused_at_once(
+    ftlab: Ftlab, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = ftlab("dashboard", "--port", str(free_port()))
+    assert result.code in (1, 2)
+    assert said in result.err
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
