@@ -85,15 +85,14 @@ class RunFeed:
         return self._look.record if self._look else None
 
     def view(self) -> RunView:
-        """The run now; while the store is away as it was when it was read: a heartbeat may only be unread.
+        """The run as it was at `read_at`: a heartbeat that was not read yet does not make it lost.
 
         Raises:
             RunNotFound: It was never read.
         """
         if self._look is None:
             raise RunNotFound(f"run {self.run_id} was not read yet")
-        view = RunView.of(self._look.record.data)
-        return replace(view, now=self._look.at) if self._trouble else view
+        return replace(RunView.of(self._look.record.data), now=self._look.at)
 
     @property
     def read_at(self) -> datetime | None:

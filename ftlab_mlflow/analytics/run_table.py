@@ -27,7 +27,7 @@ from ftlab_mlflow.analytics.run_series import FromSeries, finite, smallest
 from ftlab_mlflow.control.store import NOT_ENDED
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.control.wire import utc_now
-from ftlab_mlflow.errors import RunNotFound, StoreError, StoreUnavailable
+from ftlab_mlflow.errors import RunNotFound, StoreError
 
 __all__ = ["GroupBy", "Options", "RunRow", "RunTable", "filtered", "grouped", "options", "ordered"]
 
@@ -127,23 +127,21 @@ class RunTable:
             self.refresh()
 
     def rows(self) -> list[RunRow]:
-        """All runs that have been read, newest first; ages and ETAs are those of now.
+        """All runs that have been read, newest first; ages and ETAs are those of `read_at`.
 
-        While the store is away they are those of the last look: a heartbeat may only be unread.
+        Not of now: a heartbeat that was not read yet makes no run lost.
         """
-        now = self._now()
-        rows = [self._row(known, now) for known in self._known.values()]
+        rows = [self._row(known) for known in self._known.values()]
         return sorted(rows, key=lambda row: (-row.started.timestamp() if row.started else 0.0, row.run_id))
 
     def view(self, run_id: str) -> RunView:
         """A run of the table, without its requests. Raises: RunNotFound: it is not in the table."""
         if known := self._known.get(run_id):
-            return replace(known.view, now=self._now())
+            return self._view(known)
         raise RunNotFound(f"no run {run_id} in the table")
 
-    def _now(self) -> datetime:
-        is_away = isinstance(self.problem, StoreUnavailable)
-        return self.read_at if is_away and self.read_at else utc_now()
+    def _view(self, known: _Known) -> RunView:
+        return replace(known.view, now=self.read_at or known.view.now)
 
     def series_for(self, run_ids: Iterable[str]) -> dict[str, tuple[float, ...]]:
         """About 40 finite losses of each of these runs (as many as are shown), read if need be.
@@ -164,11 +162,11 @@ class RunTable:
         except StoreError as error:
             self.problem = error
 
-    def _row(self, known: _Known, now: datetime) -> RunRow:
+    def _row(self, known: _Known) -> RunRow:
         run_id = known.record.data.run_id
         return row_of(
             known.record,
-            replace(known.view, now=now),
+            self._view(known),
             best_eval_loss=self._bests.of(run_id),
         )
 

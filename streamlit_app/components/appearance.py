@@ -34,15 +34,20 @@ _SCRIPT = """<script>(() => {
 })()</script>"""
 
 
-# Streamlit's own margins take a sixth of a page that is 1,280 pixels wide.
+# Streamlit's own margins take a sixth of a page that is 1,280 pixels wide; on a phone all filters would take
+# half of the page: there they are one row that moves sideways.
 _STYLE = """<style>
 .stMainBlockContainer { padding: 4.25rem 2rem 3rem; }
-@media (max-width: 640px) { .stMainBlockContainer { padding: 4.25rem 1rem 3rem; } }
+@media (max-width: 640px) {
+  .stMainBlockContainer { padding: 4.25rem 1rem 3rem; }
+  .st-key-filters { flex-wrap: nowrap; overflow-x: auto; }
+  .st-key-filters > * { flex-shrink: 0; }
+}
 </style>"""
 
 
 def use_space() -> None:
-    """Narrow margins."""
+    """Narrow margins; on a phone, one row of filters."""
     st.html(_STYLE)
 
 

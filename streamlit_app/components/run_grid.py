@@ -57,7 +57,7 @@ def show(
         selection_default={"selection": {"rows": places}},
         hide_index=True,
         height="content",
-        column_config=_columns(zone),
+        column_config=_columns(zone, state_width=96 if all(row.is_live for row in rows) else 156),
         column_order=_order(group),
         placeholder="–",
         alt="Runs",
@@ -131,7 +131,7 @@ def _order(group: GroupBy | None) -> list[str]:
     return columns
 
 
-def _columns(zone: str) -> dict[str, Any]:
+def _columns(zone: str, state_width: int) -> dict[str, Any]:
     config = st.column_config
     colors = [palette.state_color(state) for state in _STATES]
     return {
@@ -145,7 +145,7 @@ def _columns(zone: str) -> dict[str, Any]:
             help="Opens the run",
         ),
         "state": config.MultiselectColumn(
-            "State", options=[*_STATES, _READ_ONLY], color=[*colors, "gray"], width=156
+            "State", options=[*_STATES, _READ_ONLY], color=[*colors, "gray"], width=state_width
         ),
         "progress": config.ProgressColumn("Progress", format="percent", width=102),
         "eta": config.NumberColumn(
