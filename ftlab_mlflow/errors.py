@@ -18,6 +18,7 @@
     ├── RankError              a rank of a distributed training could not do what all were told to do
     │   ├── RanksLost          a rank does not answer any more
     │   └── RanksDiverged      the ranks are no longer in the same state
+    ├── AnalyticsError         the runs cannot answer a question: no such metric, nothing to compute
     ├── NotLive                the run does not listen: never did, or not any more
     ├── UpdateRejected         the answer to a request is "rejected" or "cancelled"
     └── UpdateTimeout          no answer came in time; the request may still be applied
@@ -113,6 +114,10 @@ class RanksLost(RankError):
 
 class RanksDiverged(RankError):
     """The ranks of a distributed training are no longer in the same state; it cannot go on."""
+
+
+class AnalyticsError(FTLabError):
+    """The runs cannot answer a question. The text says why, and what there is instead."""
 
 
 class NotLive(FTLabError):

@@ -94,3 +94,15 @@ def database_url(argument: str | None = None) -> str:
         return given
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return f"sqlite:///{home / 'ftlab' / 'app.db'}"
+
+
+def answer_chars() -> int:
+    """Characters of JSON that an answer of `ftlab_mlflow.analytics` may have: ``FTLAB_ANSWER_CHARS``.
+
+    Raises:
+        ConfigError: It is no whole number from 1000.
+    """
+    text = os.environ.get("FTLAB_ANSWER_CHARS") or "12000"
+    if not text.isascii() or not text.isdigit() or int(text) < 1000:
+        raise ConfigError(f"FTLAB_ANSWER_CHARS must be a whole number of characters from 1000, got {text!r}")
+    return int(text)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ftlab_mlflow.analytics.columns import Keys, RunColumns, Wanted
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.control.store import RunData
 from ftlab_mlflow.control.tags import ACK_PREFIX, UPDATE_PREFIX
@@ -77,6 +78,12 @@ class RunReader(Protocol):
 
     def record(self, run_id: str) -> RunRecord:
         """One run whole: all tags and params. A deleted one is not found."""
+
+    def columns(self, experiments: Sequence[str], wanted: Wanted) -> RunColumns:
+        """All runs of these experiments (ids) that are not deleted, with the columns that are wanted."""
+
+    def keys(self, experiments: Sequence[str]) -> Keys:
+        """The names of metrics, params and tags that the runs of these experiments have."""
 
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None

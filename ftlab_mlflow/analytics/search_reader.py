@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from ftlab_mlflow.analytics.columns import Agg, Keys, RunColumns, RunHead, Value, Wanted
 from ftlab_mlflow.analytics.reader import REQUEST_TAGS, RunPage, RunRecord, series_of, told
 from ftlab_mlflow.analytics.series import Series, reduce
 from ftlab_mlflow.control.mlflow_errors import translated
@@ -37,6 +41,10 @@ class SearchReader(ABC):
     def _search(self, experiments: Sequence[str], query: str, limit: int) -> list[Found]: ...
     @abstractmethod
     def _get(self, run_id: str) -> Found: ...
+    @abstractmethod
+    def series(
+        self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
+    ) -> dict[str, Series]: ...
 
     def experiments(self) -> dict[str, str]:
         with translated(self.tracking_uri, "list runs"):
@@ -75,6 +83,50 @@ class SearchReader(ABC):
             for data, all_params, _ in found[:limit]
         )
         return RunPage(records, token_of(_position(found[limit - 1][0])) if len(found) > limit else None)
+
+    def columns(self, experiments: Sequence[str], wanted: Wanted) -> RunColumns:
+        records = list(self._all(experiments))
+        return RunColumns(
+            heads=tuple(_head(record.data) for record in records),
+            metrics={(key, agg): self._values(records, key, agg) for key, agg in wanted.metrics},
+            params={
+                key: {r.data.run_id: r.params[key] for r in records if key in r.params}
+                for key in wanted.params
+            },
+            tags={
+                key: {r.data.run_id: r.data.tags[key] for r in records if key in r.data.tags}
+                for key in wanted.tags
+            },
+        )
+
+    def keys(self, experiments: Sequence[str]) -> Keys:
+        records = list(self._all(experiments))
+        return Keys(
+            Counter(key for record in records for key in record.data.metrics),
+            Counter(key for record in records for key in record.params),
+            Counter(key for record in records for key in record.data.tags),
+        )
+
+    def _all(self, experiments: Sequence[str]) -> Iterator[RunRecord]:
+        token = None
+        while True:
+            page = self.page(token, limit=_AT_ONCE, experiments=experiments)
+            yield from page.records
+            token = page.next
+            if token is None:
+                return
+
+    def _values(self, records: Sequence[RunRecord], key: str, agg: Agg) -> dict[str, Value]:
+        have = [record.data for record in records if key in record.data.metrics]
+        if agg == "last":
+            return {data.run_id: Value(data.metrics[key], data.steps[key]) for data in have}
+        found = {}
+        for run_id, series in self.series([data.run_id for data in have], key).items():
+            places = np.flatnonzero(np.isfinite(series.values))
+            if len(places):
+                best = places[(np.argmin if agg == "min" else np.argmax)(series.values[places])]
+                found[run_id] = Value(float(series.values[best]), int(series.steps[best]))
+        return found
 
     def record(self, run_id: str) -> RunRecord:
         with translated(self.tracking_uri):
@@ -147,6 +199,11 @@ def position_of(token: str | None) -> Position | None:
 
 def _position(data: RunData) -> Position:
     return -round(data.started.timestamp() * 1000) if data.started else 0, data.run_id
+
+
+def _head(data: RunData) -> RunHead:
+    started, ended = (round(at.timestamp() * 1000) if at else None for at in (data.started, data.ended))
+    return RunHead(data.run_id, data.label, data.experiment_id, data.status, started, ended)
 
 
 def _told(data: RunData) -> RunData:

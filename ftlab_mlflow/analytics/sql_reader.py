@@ -12,7 +12,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from ftlab_mlflow.analytics.reader import LARGEST, REQUEST_TAGS, RunPage, RunRecord, series_of, told
+from ftlab_mlflow.analytics import sql_columns
+from ftlab_mlflow.analytics.columns import Keys, RunColumns, Wanted
+from ftlab_mlflow.analytics.mlflow_tables import (
+    EXPERIMENTS,
+    IS_FINITE,
+    LATEST,
+    METRICS,
+    NAME_TAG,
+    PARAMS,
+    RUNS,
+    TABLES,
+    TAGS,
+    start_of_run,
+)
+from ftlab_mlflow.analytics.reader import REQUEST_TAGS, RunPage, RunRecord, series_of, told
 from ftlab_mlflow.analytics.search_reader import position_of, token_of
 from ftlab_mlflow.analytics.series import Series, reduce
 from ftlab_mlflow.control.mlflow_errors import unavailable
@@ -23,48 +37,13 @@ from ftlab_mlflow.errors import RunNotFound
 _DIALECTS = ("sqlite", "postgresql", "mysql", "mssql")
 _AT_ONCE = 250
 """Runs that one statement names; some databases take no more than 2,000 values."""
-_NAME_TAG = "mlflow.runName"
 
-# What is read, and no more: `SqlReader.of_known_tables` looks whether it is there.
-_EXPERIMENTS = sa.table(
-    "experiments", sa.column("experiment_id", sa.Integer), sa.column("name"), sa.column("lifecycle_stage")
-)
-_RUNS = sa.table(
-    "runs",
-    sa.column("run_uuid", sa.String),
-    sa.column("name"),
-    sa.column("status"),
-    sa.column("start_time", sa.BigInteger),
-    sa.column("end_time", sa.BigInteger),
-    sa.column("lifecycle_stage"),
-    sa.column("experiment_id", sa.Integer),
-)
-_TAGS, _PARAMS = (
-    sa.table(name, sa.column("run_uuid", sa.String), sa.column("key", sa.String), sa.column("value"))
-    for name in ("tags", "params")
-)
-_LATEST, _METRICS = (
-    sa.table(
-        name,
-        sa.column("run_uuid", sa.String),
-        sa.column("key", sa.String),
-        sa.column("value", sa.Float),
-        sa.column("timestamp", sa.BigInteger),
-        sa.column("step", sa.BigInteger),
-        sa.column("is_nan", sa.Boolean),
-    )
-    for name in ("latest_metrics", "metrics")
-)
-_TABLES = (_EXPERIMENTS, _RUNS, _TAGS, _PARAMS, _LATEST, _METRICS)
-
-_started = sa.func.coalesce(_RUNS.c.start_time, 0)
 _SHOWN = (
-    sa.select(_RUNS, _EXPERIMENTS.c.name.label("experiment"))
-    .join(_EXPERIMENTS, _EXPERIMENTS.c.experiment_id == _RUNS.c.experiment_id)
-    .where(_RUNS.c.lifecycle_stage == "active", _EXPERIMENTS.c.lifecycle_stage == "active")
+    sa.select(RUNS, EXPERIMENTS.c.name.label("experiment"))
+    .join(EXPERIMENTS, EXPERIMENTS.c.experiment_id == RUNS.c.experiment_id)
+    .where(RUNS.c.lifecycle_stage == "active", EXPERIMENTS.c.lifecycle_stage == "active")
 )
-_POINTS = sa.select(*_METRICS.c["run_uuid", "step", "value", "timestamp", "is_nan"])
-_IS_FINITE = sa.and_(_METRICS.c.is_nan == sa.false(), _METRICS.c.value.not_in([LARGEST, -LARGEST]))
+_POINTS = sa.select(*METRICS.c["run_uuid", "step", "value", "timestamp", "is_nan"])
 
 
 class SqlReader:
@@ -92,10 +71,10 @@ class SqlReader:
             there = set(inspector.get_table_names())
             columns = {
                 table.name: {column["name"] for column in inspector.get_columns(table.name)}
-                for table in _TABLES
+                for table in TABLES
                 if table.name in there
             }
-        is_known = all(columns.get(table.name, set()) >= set(table.c.keys()) for table in _TABLES)
+        is_known = all(columns.get(table.name, set()) >= set(table.c.keys()) for table in TABLES)
         return reader if is_known else None
 
     @contextmanager
@@ -107,9 +86,9 @@ class SqlReader:
             raise unavailable(self.tracking_uri, error) from error
 
     def experiments(self) -> dict[str, str]:
-        query = sa.select(_EXPERIMENTS.c.experiment_id, _EXPERIMENTS.c.name)
+        query = sa.select(EXPERIMENTS.c.experiment_id, EXPERIMENTS.c.name)
         with self._connection() as connection:
-            rows = connection.execute(query.where(_EXPERIMENTS.c.lifecycle_stage == "active"))
+            rows = connection.execute(query.where(EXPERIMENTS.c.lifecycle_stage == "active"))
             return {str(experiment): name for experiment, name in rows}
 
     def page(
@@ -121,15 +100,15 @@ class SqlReader:
         active: bool = False,
         params: Sequence[str] | None = None,
     ) -> RunPage:
-        query = _SHOWN.order_by(_started.desc(), _RUNS.c.run_uuid).limit(limit + 1)
+        query = _SHOWN.order_by(start_of_run.desc(), RUNS.c.run_uuid).limit(limit + 1)
         if experiments is not None:
-            query = query.where(_RUNS.c.experiment_id.in_([int(id) for id in experiments]))
+            query = query.where(RUNS.c.experiment_id.in_([int(id) for id in experiments]))
         if active:
-            query = query.where(_RUNS.c.status.in_(NOT_ENDED))
+            query = query.where(RUNS.c.status.in_(NOT_ENDED))
         if last := position_of(token):
             started, run_id = -last[0], last[1]
-            before = sa.and_(_started == started, _RUNS.c.run_uuid > run_id)
-            query = query.where(sa.or_(_started < started, before))
+            before = sa.and_(start_of_run == started, RUNS.c.run_uuid > run_id)
+            query = query.where(sa.or_(start_of_run < started, before))
         with self._connection() as connection:
             rows = connection.execute(query).all()
             records = self._records(connection, rows[:limit], params, requests=False)
@@ -140,7 +119,7 @@ class SqlReader:
 
     def record(self, run_id: str) -> RunRecord:
         with self._connection() as connection:
-            rows = connection.execute(_SHOWN.where(_RUNS.c.run_uuid == run_id)).all()
+            rows = connection.execute(_SHOWN.where(RUNS.c.run_uuid == run_id)).all()
             if not rows:
                 raise RunNotFound(f"no run {run_id}, or it is deleted")
             return self._records(connection, rows, None, requests=True)[0]
@@ -156,30 +135,34 @@ class SqlReader:
         tags: dict[str, dict[str, str]] = defaultdict(dict)
         params: dict[str, dict[str, str]] = defaultdict(dict)
         metrics: dict[str, dict[str, float]] = defaultdict(dict)
+        steps: dict[str, dict[str, int]] = defaultdict(dict)
         logged_at: dict[str, dict[str, int]] = defaultdict(dict)
-        of_tags = [] if requests else [~_TAGS.c.key.startswith(prefix) for prefix in REQUEST_TAGS]
-        of_params = [] if names is None else [_PARAMS.c.key.in_(names)]
+        of_tags = [] if requests else [~TAGS.c.key.startswith(prefix) for prefix in REQUEST_TAGS]
+        of_params = [] if names is None else [PARAMS.c.key.in_(names)]
         for begin in range(0, len(rows), _AT_ONCE):
             ids = [row.run_uuid for row in rows[begin : begin + _AT_ONCE]]
-            for run, key, value in connection.execute(_texts(_TAGS, ids, of_tags)):
+            for run, key, value in connection.execute(_texts(TAGS, ids, of_tags)):
                 tags[run][key] = value or ""
-            for run, key, value in connection.execute(_texts(_PARAMS, ids, of_params)):
+            for run, key, value in connection.execute(_texts(PARAMS, ids, of_params)):
                 params[run][key] = value
-            latest = sa.select(*_LATEST.c["run_uuid", "key", "value", "is_nan", "timestamp"])
-            for run, key, value, is_nan, at in connection.execute(latest.where(_LATEST.c.run_uuid.in_(ids))):
+            latest = sa.select(*LATEST.c["run_uuid", "key", "value", "is_nan", "step", "timestamp"])
+            for run, key, value, is_nan, step, at in connection.execute(
+                latest.where(LATEST.c.run_uuid.in_(ids))
+            ):
                 metrics[run][key] = float("nan") if is_nan else told(value)
-                logged_at[run][key] = at
+                steps[run][key], logged_at[run][key] = step, at
         return tuple(
             RunRecord(
                 RunData(
                     run_id=(run := row.run_uuid),
-                    name=row.name or tags[run].get(_NAME_TAG, ""),
+                    name=row.name or tags[run].get(NAME_TAG, ""),
                     experiment_id=str(row.experiment_id),
                     status=row.status,
                     started=time_of(row.start_time),
                     ended=end_of(row.status, row.end_time),
                     tags=tags[run],
                     metrics=metrics[run],
+                    steps=steps[run],
                     logged_at=logged_at[run],
                 ),
                 row.experiment,
@@ -188,15 +171,23 @@ class SqlReader:
             for row in rows
         )
 
+    def columns(self, experiments: Sequence[str], wanted: Wanted) -> RunColumns:
+        with self._connection() as connection:
+            return sql_columns.columns(connection, experiments, wanted)
+
+    def keys(self, experiments: Sequence[str]) -> Keys:
+        with self._connection() as connection:
+            return sql_columns.keys(connection, experiments)
+
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
     ) -> dict[str, Series]:
         found: dict[str, Series] = {}
         with self._connection() as connection:
             for begin in range(0, len(run_ids), _AT_ONCE):
-                wanted = [_METRICS.c.key == key, _METRICS.c.run_uuid.in_(run_ids[begin : begin + _AT_ONCE])]
+                wanted = [METRICS.c.key == key, METRICS.c.run_uuid.in_(run_ids[begin : begin + _AT_ONCE])]
                 if after is not None:
-                    wanted.append(_METRICS.c.step > after)
+                    wanted.append(METRICS.c.step > after)
                 found |= _series(connection, wanted, points)
         return found
 
@@ -207,7 +198,7 @@ def _texts(table: sa.TableClause, ids: Sequence[str], also: Sequence[Any]) -> sa
 
 def _series(connection: sa.Connection, wanted: list[Any], points: int) -> dict[str, Series]:
     """All values of each short series, and of a longer one those that keep its shape."""
-    at = _METRICS.c
+    at = METRICS.c
     extent = sa.select(at.run_uuid, sa.func.count(), sa.func.min(at.step), sa.func.max(at.step))
     totals: dict[str, int] = {}
     long: list[str] = []
@@ -237,7 +228,7 @@ def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
     Of each of `pieces` ranges of steps of the same width the first of its smallest, of its largest and of
     each kind of values that are not finite, and the very first and last value.
     """
-    at = _METRICS.c
+    at = METRICS.c
     first, last = sa.func.min(at.step), sa.func.max(at.step)
     width = ((last - first) // pieces + 1).label("width")
     runs = _once(
@@ -247,7 +238,7 @@ def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
         .cte("runs_wanted")
     )
     begin = (runs.c.first + (at.step - runs.c.first) // runs.c.width * runs.c.width).label("begin")
-    finite = sa.case((_IS_FINITE, at.value))
+    finite = sa.case((IS_FINITE, at.value))
     in_pieces = _once(
         sa.select(
             at.run_uuid,
@@ -268,7 +259,7 @@ def _reduced(wanted: list[Any], pieces: int) -> list[sa.Select[Any]]:
     extremes = (
         _POINTS.add_columns(rank.label("rank"))
         .join(in_pieces, within)
-        .where(*wanted, sa.or_(at.value == piece.low, at.value == piece.high, sa.not_(_IS_FINITE)))
+        .where(*wanted, sa.or_(at.value == piece.low, at.value == piece.high, sa.not_(IS_FINITE)))
         .cte("extremes")
     )
     order = [at.step, at.timestamp, at.value]

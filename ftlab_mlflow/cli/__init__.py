@@ -39,6 +39,7 @@ VERBS = {
     "evaluate": Verb("change", "evaluate", "Evaluate now."),
     "rollback": Verb("change", "rollback", "Go back to a checkpoint, with what was asked for since."),
     "cancel": Verb("change", "cancel", "Withdraw a request that is still pending."),
+    "tools": Verb("tools", "tools", "Ask what the runs say: rank, search, compare, compute."),
     "demo": Verb("demo", "demo", "Train a small model and change it while it trains."),
     "doctor": Verb("doctor", "doctor", "Check that everything that is needed is here."),
     "dashboard": Verb("dashboard", "dashboard", "Open the dashboard in a browser."),

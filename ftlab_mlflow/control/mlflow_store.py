@@ -221,6 +221,7 @@ class ClientApi:
             ended=end_of(info.status, info.end_time),
             tags=dict(run.data.tags),
             metrics=dict(run.data.metrics),
+            steps={metric.key: metric.step for metric in run.data.to_proto().metrics},
             logged_at={metric.key: metric.timestamp for metric in run.data.to_proto().metrics},
         )
 
@@ -312,5 +313,6 @@ class RestApi:
             ended=end_of(info["status"], info.get("end_time")),
             tags={tag["key"]: tag.get("value", "") for tag in data.get("tags", [])},
             metrics={metric["key"]: float(metric["value"]) for metric in metrics},
+            steps={metric["key"]: int(metric.get("step", 0)) for metric in metrics},
             logged_at={metric["key"]: int(metric["timestamp"]) for metric in metrics},
         )

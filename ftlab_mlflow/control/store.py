@@ -33,7 +33,8 @@ class RunData:
     Attributes:
         started, ended: UTC; `ended` is None while it runs.
         tags: All tags. metrics: The last value (not the best) by key.
-        logged_at: When each of these values was logged, in ms since the epoch.
+        steps: The step of each of these values.
+        logged_at: When each of them was logged, in ms since the epoch.
     """
 
     run_id: str
@@ -44,6 +45,7 @@ class RunData:
     ended: datetime | None = None
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
     logged_at: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -131,6 +133,7 @@ class MemoryRunStore:
                 run,
                 tags=dict(run.tags),
                 metrics={p.key: p.value for p in points},
+                steps={p.key: p.step for p in points},
                 logged_at={p.key: p.timestamp for p in points},
             )
 

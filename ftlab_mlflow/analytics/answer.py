@@ -1,0 +1,57 @@
+"""The shape of answers: what is shown, what there is, what was left out and why, how to get the rest."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ftlab_mlflow.settings import answer_chars
+
+Answer = dict[str, Any]
+"""An answer as JSON values."""
+
+
+def shown(value: float | None) -> float | str | None:
+    """A number as JSON has it; what is not finite as text: ``NaN``, ``inf``, ``-inf``."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else str(value)
+
+
+def listed(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    arguments: Mapping[str, Any],
+    offset: int,
+    limit: int,
+    omitted: Mapping[str, int] | None = None,
+    **more: Any,
+) -> Answer:
+    """A list: as many rows from `offset` on as are asked for and fit, and what gets the next ones.
+
+    Args:
+        rows: All of them, in order.
+        arguments: Of this call.
+        omitted: How many there were beside them, by reason.
+        more: What else the answer says.
+    """
+    page = rows[offset : offset + limit]
+    while True:
+        end = offset + len(page)
+        answer = {
+            "rows": [dict(row) for row in page],
+            "total": len(rows),
+            "omitted": {reason: count for reason, count in (omitted or {}).items() if count},
+            "next": {**arguments, "offset": end} if end < len(rows) else None,
+            **more,
+        }
+        if len(page) <= 1 or size(answer) <= answer_chars():
+            return answer
+        page = page[: len(page) * 3 // 4]
+
+
+def size(answer: Answer) -> int:
+    """Characters of an answer as JSON."""
+    return len(json.dumps(answer, ensure_ascii=False, allow_nan=False))

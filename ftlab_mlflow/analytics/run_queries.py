@@ -1,0 +1,271 @@
+"""Questions about single runs: their series, what tells them apart, what was changed while they trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from ftlab_mlflow.analytics import scope
+from ftlab_mlflow.analytics.answer import Answer, listed, shown, size
+from ftlab_mlflow.analytics.comparison import MAX_RUNS, differing_params
+from ftlab_mlflow.analytics.effects import of_changes
+from ftlab_mlflow.analytics.reader import RunReader, RunRecord
+from ftlab_mlflow.analytics.series import Series, nonfinite, reduce
+from ftlab_mlflow.control.markers import markers
+from ftlab_mlflow.control.messages import Update
+from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.control.wire import Scalar, utc_now
+from ftlab_mlflow.errors import AnalyticsError
+from ftlab_mlflow.settings import answer_chars
+
+EXACT = 10_000
+"""Values of a series that statements are computed from; of longer ones the shape (`RunReader.series`)."""
+Metrics = Annotated[list[str], Field(min_length=1, max_length=20)]
+Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
+
+
+def metric_history(
+    run: str,
+    metrics: Metrics,
+    max_points: Annotated[int, Field(ge=10, le=1000)] = 200,
+    from_step: int | None = None,
+    to_step: int | None = None,
+    *,
+    tracking_uri: str | None = None,
+) -> Answer:
+    """Series of a run, reduced without losing extremes.
+
+    Args:
+        run: Id, unique prefix of one, or name.
+        metrics: Names, as logged.
+        max_points: Points of each series at most. Of more, each piece keeps its smallest and its largest.
+        from_step, to_step: Only these optimizer steps, both included.
+        tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
+
+    Returns:
+        ``series``: by metric ``points`` ([step, value], NaN and infinity as text), ``total`` values in the
+        range, how many are ``nan`` and ``inf``, the ``first`` and ``last`` value, ``min`` and ``max`` of the
+        finite ones as [step, value] (the first of equal ones). ``is_exact`` is false where the store gave a
+        sample, beyond 10,000 values. ``max_points``: What was kept, fewer than asked for where the answer
+        would be too long.
+
+    Raises:
+        AnalyticsError: No such run; it has logged no such metric.
+        StoreError: As the tracking store does.
+    """
+    store = scope.reader(tracking_uri)
+    record = store.record(scope.run_id(store, run))
+    whole = {}
+    for metric in dict.fromkeys(metrics):
+        _known_metric(record, metric)
+        after = None if from_step is None else from_step - 1
+        found = store.series([record.data.run_id], metric, points=EXACT, after=after).get(record.data.run_id)
+        whole[metric] = _until(found, to_step)
+    while True:
+        answer: Answer = {
+            "run_id": record.data.run_id,
+            "name": record.data.label,
+            "series": {metric: _told(series, max_points) for metric, series in whole.items()},
+            "max_points": max_points,
+            "policy": {"order": "by step, then by time: after a rollback a step has two values"},
+        }
+        if max_points <= 10 or size(answer) <= answer_chars():
+            return answer
+        max_points = max(10, max_points * 3 // 4)
+
+
+def _until(series: Series | None, to_step: int | None) -> Series:
+    if series is None:
+        nothing = np.array([], dtype=np.int64)
+        return Series(nothing, nothing.astype(np.float64), nothing, 0)
+    if to_step is None:
+        return series
+    is_in = series.steps <= to_step
+    cut = series.taken(is_in)
+    is_whole = series.total == len(series.steps)
+    return Series(cut.steps, cut.values, cut.times, len(cut.steps) if is_whole else series.total)
+
+
+def _told(series: Series, points: int) -> dict[str, Any]:
+    kinds = {name: len(places) for name, places in nonfinite(series).items()}
+    finite = np.flatnonzero(np.isfinite(series.values))
+    values = series.values[finite]
+    kept = reduce(series, points)
+    extremes = [int(finite[at]) for at in (np.argmin(values), np.argmax(values))] if len(finite) else []
+    low, high = (
+        ([int(series.steps[place]), float(series.values[place])] for place in extremes)
+        if extremes
+        else (None, None)
+    )
+    ends = [shown(float(series.values[place])) for place in (0, -1)] if len(series.values) else [None, None]
+    return {
+        "points": [[int(s), shown(float(v))] for s, v in zip(kept.steps, kept.values, strict=True)],
+        "total": series.total,
+        "nan": kinds.get("NaN", 0),
+        "inf": kinds.get("+∞", 0) + kinds.get("−∞", 0),
+        "first": ends[0],
+        "last": ends[1],
+        "min": low,
+        "max": high,
+        "is_exact": series.total == len(series.values),
+    }
+
+
+def compare_runs(runs: Runs, metrics: Metrics | None = None, *, tracking_uri: str | None = None) -> Answer:
+    """What differs between runs: parameters, and how metrics ended.
+
+    Args:
+        runs: Ids, unique prefixes of ids, or names; up to ten.
+        metrics: Names; None is every metric that is a loss, a reward, a margin or an accuracy.
+        tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
+
+    Returns:
+        ``runs``: name and status by run id. ``params``: values by run id, only of parameters that differ
+        (numbers compared as numbers). ``metrics``: ``last``, ``min`` and ``max`` by run id, of runs that have
+        logged it; ``min`` and ``max`` are of finite values.
+
+    Raises:
+        AnalyticsError: No such run; none of them has logged a metric that was named.
+        StoreError: As the tracking store does.
+    """
+    store = scope.reader(tracking_uri)
+    ids = list(dict.fromkeys(scope.run_id(store, run) for run in runs))
+    records = [store.record(id) for id in ids]
+    logged: dict[str, int] = {}
+    for record in records:
+        for name in record.data.metrics:
+            logged[name] = logged.get(name, 0) + 1
+    for metric in metrics or ():
+        scope.known_metric(metric, logged)
+    chosen = list(dict.fromkeys(metrics)) if metrics else scope.telling(logged)
+    return {
+        "runs": {r.data.run_id: {"name": r.data.label, "status": r.data.status} for r in records},
+        "params": {one.name: dict(zip(ids, one.values, strict=True)) for one in differing_params(records)},
+        "metrics": {metric: _outcomes(store, records, metric) for metric in chosen},
+        "policy": {"last": "of the highest step", "params": "only those that differ; numbers as numbers"},
+    }
+
+
+def _outcomes(store: RunReader, records: list[RunRecord], metric: str) -> dict[str, dict[str, Any]]:
+    have = [record.data for record in records if metric in record.data.metrics]
+    series = store.series([data.run_id for data in have], metric, points=EXACT)
+    found = {}
+    for data in have:
+        values = series[data.run_id].values
+        finite = values[np.isfinite(values)]
+        found[data.run_id] = {
+            "last": shown(data.metrics[metric]),
+            "min": float(finite.min()) if len(finite) else None,
+            "max": float(finite.max()) if len(finite) else None,
+        }
+    return found
+
+
+def live_changes(
+    run: str,
+    limit: Annotated[int, Field(ge=1, le=100)] = 20,
+    offset: Annotated[int, Field(ge=0)] = 0,
+    *,
+    tracking_uri: str | None = None,
+) -> Answer:
+    """Every applied change of a run, with what the training loss did before and after it.
+
+    Args:
+        run: Id, unique prefix of one, or name.
+        limit: Rows to give at most. offset: Rows to pass over.
+        tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
+
+    Returns:
+        Rows of ``step, change, by, via, reason, slope_before, slope_after, effect``; slopes are changes of
+        the loss in 100 steps with a 95 % interval, or null where there are too few values.
+
+    Raises:
+        AnalyticsError: No such run.
+        StoreError: As the tracking store does.
+    """
+    store = scope.reader(tracking_uri)
+    record = store.record(scope.run_id(store, run))
+    marks = markers(RunView.of(record.data).entries)
+    loss = store.series([record.data.run_id], "loss", points=EXACT).get(record.data.run_id)
+    effects = {mark.id: effect for mark, effect in of_changes(loss, marks)} if loss else {}
+    rows = []
+    for mark in marks:
+        effect = effects.get(mark.id)
+        rows.append(
+            {
+                "step": mark.step,
+                "change": mark.text,
+                "by": mark.by,
+                "via": mark.via,
+                "reason": mark.reason,
+                "slope_before": _slope(effect and effect.before),
+                "slope_after": _slope(effect and effect.after),
+                "effect": effect.verdict if effect else "cannot tell",
+            }
+        )
+    policy = {
+        "effect": "slope of the training loss per 100 steps, up to the next change; it describes and does "
+        "not explain: a loss that bends by itself falls slower later on",
+    }
+    return listed(rows, arguments={"run": run, "limit": limit}, offset=offset, limit=limit, policy=policy)
+
+
+def _slope(found: Any) -> dict[str, float] | None:
+    return None if found is None else {"value": found.value, "margin": found.margin}
+
+
+def propose_update(
+    run: str,
+    values: Annotated[dict[str, Scalar], Field(min_length=1)],
+    reason: str | None = None,
+    *,
+    tracking_uri: str | None = None,
+) -> Answer:
+    """Checks a live change against what the run offers, and gives it back as a proposal. It writes nothing.
+
+    Args:
+        run: Id, unique prefix of one, or name.
+        values: New values by parameter.
+        reason: Why, in a sentence.
+        tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
+
+    Returns:
+        ``run_id, name, changes`` (``from`` and ``to`` by parameter, ``from`` is the value last asked for),
+        ``reason``, ``is_allowed`` and ``problems`` by parameter where it is not.
+
+    Raises:
+        AnalyticsError: No such run, or it cannot be changed now; the text says why.
+        StoreError: As the tracking store does.
+    """
+    from ftlab_mlflow.control.view import why_closed
+
+    store = scope.reader(tracking_uri)
+    record = store.record(scope.run_id(store, run))
+    view = RunView.of(record.data)
+    if why := why_closed(view):
+        raise AnalyticsError(f"run {record.data.label} cannot be changed: {why}")
+    assert view.surface is not None
+    params = view.surface.params
+    found = view.surface.problems(Update(at=utc_now(), set=dict(values)))
+    return {
+        "run_id": record.data.run_id,
+        "name": record.data.label,
+        "changes": {
+            name: {"from": params[name].asked if name in params else None, "to": value}
+            for name, value in values.items()
+        },
+        "reason": reason,
+        "is_allowed": found is None,
+        "problems": {} if found is None else found[1],
+        "policy": "a proposal: nothing was sent; a person sends it",
+    }
+
+
+def _known_metric(record: RunRecord, metric: str) -> None:
+    logged: Mapping[str, float] = record.data.metrics
+    if metric not in logged:
+        label = record.data.label
+        raise AnalyticsError(f"run {label} has logged no {metric!r}; {scope.nearest(metric, logged)}")

@@ -1,0 +1,104 @@
+"""What a question is about: the store, an experiment, a run, a metric, each by the name people use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from ftlab_mlflow.analytics.metric_table import Better, Group, describe
+from ftlab_mlflow.analytics.reader import RunReader, open_reader
+from ftlab_mlflow.errors import AnalyticsError
+
+_NEAREST = 5
+_TELLING = (Group.LOSS, Group.REWARDS, Group.MARGINS, Group.ACCURACY)
+
+
+def reader(tracking_uri: str | None) -> RunReader:
+    """A reader of the tracking store; the same one for the same URI. Raises: as `open_reader`."""
+    import mlflow
+
+    return _reader(tracking_uri or mlflow.get_tracking_uri())
+
+
+@lru_cache(maxsize=8)
+def _reader(tracking_uri: str) -> RunReader:
+    return open_reader(tracking_uri)
+
+
+def experiment_id(store: RunReader, experiment: str) -> str:
+    """The id of an experiment given by name or id; a name wins over an id that looks the same.
+
+    Raises:
+        AnalyticsError: There is none; the text names the nearest ones.
+    """
+    names = store.experiments()
+    by_name = [id for id, name in names.items() if name == experiment]
+    if by_name:
+        return by_name[0]
+    if experiment in names:
+        return experiment
+    raise AnalyticsError(f"no experiment {experiment!r}; {nearest(experiment, names.values())}")
+
+
+def run_id(store: RunReader, run: str) -> str:
+    """The id of a run given by id, unique prefix of one, or name.
+
+    Raises:
+        AnalyticsError: No run goes by it, or several do; the text lists them.
+    """
+    from ftlab_mlflow.analytics.columns import Wanted
+
+    heads = store.columns(list(store.experiments()), Wanted()).heads
+    if any(head.run_id == run for head in heads):
+        return run
+    found = [head for head in heads if head.label == run]
+    if not found and run and all(letter in "0123456789abcdef" for letter in run):
+        found = [head for head in heads if head.run_id.startswith(run)]
+    if len(found) == 1:
+        return found[0].run_id
+    if not found:
+        raise AnalyticsError(f"no run {run!r}; {nearest(run, {head.label for head in heads})}")
+    some = ", ".join(f"{head.run_id} ({head.label}, {head.status})" for head in found[:10])
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    raise AnalyticsError(f"{len(found)} runs go by {run!r}, say which: {some}{more}")
+
+
+def known_metric(metric: str, metrics: Mapping[str, int]) -> str:
+    """The metric, if a run has logged it. Raises: AnalyticsError: none has; the text names the nearest."""
+    if metric in metrics:
+        return metric
+    raise AnalyticsError(f"no run of the experiment has logged {metric!r}; {nearest(metric, metrics)}")
+
+
+def direction(metric: str) -> Better:
+    """Which way is better. Raises: AnalyticsError: neither is, or that is not known."""
+    if better := known_direction(metric):
+        return better
+    raise AnalyticsError(
+        f"whether a high or a low {metric} is better is not known, or depends: say mode min or max"
+    )
+
+
+def known_direction(metric: str) -> Better | None:
+    """Which way is better; None where neither is, or that is not known."""
+    return describe(metric).better
+
+
+def telling(metrics: Iterable[str]) -> list[str]:
+    """Of these metrics those that say how good a run is, the most telling first."""
+    known = [describe(metric) for metric in metrics]
+    chosen = [metric for metric in known if metric.better and metric.group in _TELLING]
+    return [metric.key for metric in sorted(chosen, key=lambda metric: (metric.order, metric.key))]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The names that are nearest to one that is not there, for an error text."""
+    names = sorted(set(names))
+    if not names:
+        return "there is none at all"
+    parts = [each for each in names if name.casefold() in each.casefold()] if name else []
+    close = difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.4)
+    found = list(dict.fromkeys([*close, *parts]))[:_NEAREST]
+    said = ", ".join(found or names[:_NEAREST])
+    return f"the nearest of {len(names)} are {said}" if found else f"there are {len(names)}, such as {said}"
