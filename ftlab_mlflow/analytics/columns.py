@@ -60,8 +60,13 @@ class RunColumns:
 
 @dataclass(frozen=True)
 class Keys:
-    """Which names there are, and how many runs have each."""
+    """Which names there are, and how many runs have each.
+
+    Attributes:
+        distinct: How many different texts each param has.
+    """
 
     metrics: Mapping[str, int]
     params: Mapping[str, int]
     tags: Mapping[str, int]
+    distinct: Mapping[str, int]

@@ -29,7 +29,7 @@ GroupField = Annotated[str, Field(pattern=r"^((params|tags)\.(?s:.+)|status)$")]
 _Found = tuple[RunHead, Mapping[str, Any]]
 """A run, and what it says in the fields that were asked about."""
 _LAST = "the value of the highest step, as MLflow's `run.data.metrics`; not the best"
-_AGGS = {"last": _LAST, "min": "the smallest finite value", "max": "the largest finite value"}
+AGGS: dict[Agg, str] = {"last": _LAST, "min": "the smallest finite value", "max": "the largest finite value"}
 
 
 def list_experiments(*, limit: Limit = 50, offset: Offset = 0, tracking_uri: str | None = None) -> Answer:
@@ -178,7 +178,7 @@ def rank_runs(
     if mode == "auto":
         mode = "min" if scope.direction(metric) == "lower" else "max"
     columns = store.columns([id], Wanted(metrics=frozenset({(metric, agg), (metric, "last")})))
-    found, omitted = _values(columns, metric, agg, statuses)
+    found, omitted = counted(columns, metric, agg, statuses)
     sign = 1 if mode == "min" else -1
     found.sort(key=lambda pair: sign * pair[1].value)
     rows: list[dict[str, Any]] = []
@@ -204,7 +204,7 @@ def rank_runs(
     }
     policy = {
         "best": f"the {'smallest' if mode == 'min' else 'largest'} value",
-        "value": _AGGS[agg],
+        "value": AGGS[agg],
         "statuses": statuses,
         "not finite": "runs whose value is NaN or infinite are left out",
         "ties": "share a rank, the newest run first",
@@ -249,7 +249,7 @@ def aggregate(
     needed = conditions.wanted(set(group_by))
     metrics = frozenset({(metric, agg), (metric, "last")})
     columns = store.columns([id], Wanted(metrics, needed.params, needed.tags))
-    found, omitted = _values(columns, metric, agg, statuses)
+    found, omitted = counted(columns, metric, agg, statuses)
     groups: dict[tuple[Any, ...], list[tuple[RunHead, float]]] = defaultdict(list)
     for head, value in found:
         group = tuple(_group(conditions.value_of(field, head, columns)) for field in group_by)
@@ -281,7 +281,7 @@ def aggregate(
         "limit": limit,
     }
     policy = {
-        "value": _AGGS[agg],
+        "value": AGGS[agg],
         "statuses": statuses,
         "not finite": "runs whose value is NaN or infinite are left out",
         "groups": "numbers are compared as numbers; runs without a field are in the group null",
@@ -290,7 +290,7 @@ def aggregate(
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)
 
 
-def _values(
+def counted(
     columns: RunColumns, metric: str, agg: Agg, statuses: Sequence[str]
 ) -> tuple[list[tuple[RunHead, Value]], Counter[str]]:
     """The runs that count with their values, the newest first, and how many do not, by reason."""

@@ -33,7 +33,8 @@ _HUB_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 _ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[\\/]")
 _TRAIN = re.compile(r"\bftlab(?:_mlflow\.cli)? train ([a-z]+)\b")
 _PARENT = "mlflow.parentRunId"
-_NOT_OF_PEOPLE = ("mlflow.", "ftlab.")
+NOT_OF_PEOPLE = ("mlflow.", "ftlab.")
+"""How the keys of tags begin that no person has set."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def row_of(
         heartbeat_age_s=None if view.is_over else view.heartbeat_age_s,
         started=data.started,
         ended=data.ended,
-        tags={key: text for key, text in data.tags.items() if not key.startswith(_NOT_OF_PEOPLE)},
+        tags={key: text for key, text in data.tags.items() if not key.startswith(NOT_OF_PEOPLE)},
     )
 
 

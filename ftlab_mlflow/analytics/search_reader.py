@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -101,10 +101,15 @@ class SearchReader(ABC):
 
     def keys(self, experiments: Sequence[str]) -> Keys:
         records = list(self._all(experiments))
+        texts: dict[str, set[str]] = defaultdict(set)
+        for record in records:
+            for key, value in record.params.items():
+                texts[key].add(value)
         return Keys(
             Counter(key for record in records for key in record.data.metrics),
             Counter(key for record in records for key in record.params),
             Counter(key for record in records for key in record.data.tags),
+            {key: len(values) for key, values in texts.items()},
         )
 
     def _all(self, experiments: Sequence[str]) -> Iterator[RunRecord]:

@@ -37,14 +37,17 @@ def columns(connection: sa.Connection, experiments: Sequence[str], wanted: Wante
 
 def keys(connection: sa.Connection, experiments: Sequence[str]) -> Keys:
     """`RunReader.keys`."""
-    found: list[dict[str, int]] = []
-    for table in (LATEST, PARAMS, TAGS):
-        query = sa.select(table.c.key, sa.func.count().label("runs")).where(
-            table.c.run_uuid.in_(_runs(experiments))
-        )
-        rows = connection.execute(query.group_by(table.c.key))
-        found.append({row.key: row.runs for row in rows})
-    return Keys(*found)
+
+    def by_key(table: sa.TableClause, wanted: sa.ColumnElement[int]) -> dict[str, int]:
+        query = sa.select(table.c.key, wanted.label("found")).where(table.c.run_uuid.in_(_runs(experiments)))
+        return {row.key: row.found for row in connection.execute(query.group_by(table.c.key))}
+
+    return Keys(
+        metrics=by_key(LATEST, sa.func.count()),
+        params=by_key(PARAMS, sa.func.count()),
+        tags=by_key(TAGS, sa.func.count()),
+        distinct=by_key(PARAMS, sa.func.count(sa.distinct(PARAMS.c.value))),
+    )
 
 
 def _runs(experiments: Sequence[str]) -> sa.Select[tuple[str]]:

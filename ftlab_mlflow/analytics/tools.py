@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer
 from ftlab_mlflow.analytics.arithmetic import calculate
+from ftlab_mlflow.analytics.overview import describe_experiment, param_effects
 from ftlab_mlflow.analytics.queries import aggregate, list_experiments, rank_runs, search_runs
 from ftlab_mlflow.analytics.run_queries import compare_runs, live_changes, metric_history, propose_update
 from ftlab_mlflow.errors import AnalyticsError
@@ -59,11 +60,13 @@ TOOLS: Mapping[str, Tool] = {
     function.__name__: _tool(function)
     for function in (
         list_experiments,
+        describe_experiment,
         search_runs,
         rank_runs,
         compare_runs,
         metric_history,
         aggregate,
+        param_effects,
         live_changes,
         calculate,
         propose_update,

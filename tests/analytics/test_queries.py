@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow import MlflowClient
 from trap_store import METRICS, Oracle, fill
 
 from ftlab_mlflow.analytics import call_tool
@@ -236,6 +237,67 @@ def test_experiments_and_their_runs(store: Store) -> None:
     assert rows["traps"]["runs"] == len(store.oracle.runs)
     assert rows["traps"]["last_start"] == store.oracle.runs["start_time"].max() / 1000
     assert rows["Default"]["first_start"] is None
+
+
+# --- overviews ---------------------------------------------------------------------------------------
+
+
+def test_an_experiment_is_described(store: Store) -> None:
+    answer, oracle = store.ask("describe_experiment"), store.oracle
+    assert answer["runs"] == len(oracle.runs)
+    rates = oracle.params["learning_rate"].dropna()
+    told = answer["params"]["learning_rate"]
+    assert (told["runs"], told["distinct"]) == (len(rates), rates.nunique())
+    assert told["values"] == rates.value_counts().to_dict()
+    assert "min" not in told, "auto is no number"
+    assert answer["tags"] == {"team": oracle.tags["team"].notna().sum()}
+    logged = oracle.points.groupby("key")["run_uuid"].nunique()
+    assert {name: one["runs"] for name, one in answer["metrics"].items()} == logged.to_dict()
+    assert answer["metrics"]["rewards/margins"]["better"] == "higher"
+    assert answer["metrics"]["kl"]["better"] is None
+    assert answer["omitted"] == {}
+
+
+def test_correlations_are_those_of_pandas(many: Any) -> None:
+    told = 0
+    for seed in range(6):
+        store = many(seed)
+        truth = store.oracle.values("eval_loss", "min")
+        truth = truth[truth["value"].notna() & truth["status"].isin(STATUSES)]
+        rates = store.oracle.params["layers"].reindex(truth.index).dropna().astype(float)
+        rows = store.ask("param_effects", metric="eval_loss", agg="min", statuses=STATUSES)["rows"]
+        (row,) = [row for row in rows if row["param"] == "layers"]
+        assert row["n"] == len(rates)
+        if row["n"] < 8:
+            assert row["verdict"] == "too few runs"
+            continue
+        expected = rates.corr(truth["value"].reindex(rates.index), method="spearman")
+        assert row["correlation"] == pytest.approx(expected, abs=1e-12)
+        assert row["low"] < row["correlation"] < row["high"]
+        told += 1
+    assert told
+
+
+def test_a_clear_relation_is_told_from_none(tracking_uri: str) -> None:
+    client = MlflowClient(tracking_uri)
+    for number in range(20):
+        run_id = client.create_run("0").info.run_id
+        for key, value in {
+            "up": number,
+            "down": -number,
+            "odd": (number * 7) % 5,
+            "text": f"t{number}",
+        }.items():
+            client.log_param(run_id, key, value)
+        client.log_metric(run_id, "loss", number**3)
+        client.set_terminated(run_id)
+    answer = call_tool("param_effects", {"experiment": "Default", "metric": "loss"}, tracking_uri)
+    assert {row["param"]: row["verdict"] for row in answer["rows"]} == {
+        "up": "rises", "down": "falls", "odd": "no clear relation"
+    }  # fmt: skip
+    assert answer["omitted"] == {"param that is no number": 1}
+    few = {"experiment": "Default", "metric": "loss", "statuses": ["FAILED"]}
+    assert call_tool("param_effects", few, tracking_uri)["rows"] == []
 
 
 def test_answers_keep_their_size(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,8 @@ def _add(dice: random.Random, number: int, rows: dict[str, list[dict[str, Any]]]
     if dice.random() < 0.85:
         rows["params"].append({"run_uuid": run_id, "key": "learning_rate", "value": dice.choice(RATES)})
     rows["params"].append({"run_uuid": run_id, "key": "use cache", "value": dice.choice(("True", "False"))})
+    if dice.random() < 0.9:
+        rows["params"].append({"run_uuid": run_id, "key": "layers", "value": dice.choice(("2", "4.0", "8"))})
     if dice.random() < 0.5:
         rows["tags"].append({"run_uuid": run_id, "key": "team", "value": dice.choice(("red", "Blue", "7"))})
     for key in METRICS:
