@@ -28,6 +28,11 @@ import pytest
 hypothesis.settings.register_profile("ftlab", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("ftlab")
 
+# A shell without job control starts what it puts into the background with Ctrl-C ignored, and a process that
+# we start would ignore it, too: trainings that tests interrupt would go on for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 Require = Callable[[str, bool, str], None]
 
 
