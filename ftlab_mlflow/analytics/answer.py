@@ -52,6 +52,21 @@ def listed(
         page = page[: len(page) * 3 // 4]
 
 
+def shortened(answer: Answer, parts: Sequence[str]) -> Answer:
+    """An answer without the last names of its longest part, again and again, until it has its size.
+
+    Args:
+        parts: Keys of objects in it. What is dropped of each is counted in ``omitted``.
+    """
+    while size(answer) > answer_chars() and any(answer[part] for part in parts):
+        longest = max(parts, key=lambda part: size(answer[part]))
+        items = list(answer[longest].items())
+        kept = len(items) * 3 // 4
+        answer[longest] = dict(items[:kept])
+        answer["omitted"][longest] = answer["omitted"].get(longest, 0) + len(items) - kept
+    return answer
+
+
 def size(answer: Answer) -> int:
     """Characters of an answer as JSON."""
     return len(json.dumps(answer, ensure_ascii=False, allow_nan=False))

@@ -13,12 +13,11 @@ from pydantic import Field
 from scipy.special import ndtri
 
 from ftlab_mlflow.analytics import conditions, scope
-from ftlab_mlflow.analytics.answer import Answer, listed, size
+from ftlab_mlflow.analytics.answer import Answer, listed, shortened
 from ftlab_mlflow.analytics.columns import Agg, RunColumns, Value, Wanted
 from ftlab_mlflow.analytics.metric_table import describe
 from ftlab_mlflow.analytics.queries import AGGS, Statuses, counted
 from ftlab_mlflow.analytics.run_rows import MODEL_PARAMS, NOT_OF_PEOPLE
-from ftlab_mlflow.settings import answer_chars
 
 FEWEST = 8
 """Runs below which nothing is said about a correlation."""
@@ -56,8 +55,8 @@ def describe_experiment(experiment: str, *, tracking_uri: str | None = None) -> 
     columns = store.columns([id], Wanted(params=frozenset([*vary, *models])))
     params = {name: _spread(columns.params[name]) for name in _frequent(vary, keys.params)}
     metrics = {
-        name: {"runs": n, "better": describe(name).better, "title": describe(name).title}
-        for name, n in sorted(keys.metrics.items(), key=lambda item: (describe(item[0]).order, item[0]))
+        name: {"runs": keys.metrics[name], "better": describe(name).better, "title": describe(name).title}
+        for name in scope.by_importance(keys.metrics)
     }
     people = {key: n for key, n in keys.tags.items() if not key.startswith(NOT_OF_PEOPLE)}
     tags = {key: people[key] for key in _frequent(people, people)}
@@ -73,7 +72,7 @@ def describe_experiment(experiment: str, *, tracking_uri: str | None = None) -> 
         "omitted": {},
         "policy": {"runs": "of every status; deleted ones are left out"},
     }
-    return _shortened(answer, ("params", "metrics", "tags"))
+    return shortened(answer, ("params", "metrics", "tags"))
 
 
 def _frequent(names: Sequence[str] | Mapping[str, int], counts: Mapping[str, int]) -> list[str]:
@@ -108,17 +107,6 @@ def _spread(texts: Mapping[str, str]) -> dict[str, Any]:
     if len(known) == len(counts):
         spread |= {"min": min(known), "max": max(known)}
     return spread
-
-
-def _shortened(answer: Answer, parts: tuple[str, ...]) -> Answer:
-    """Without the last names of its longest part, again and again, until it has its size."""
-    while size(answer) > answer_chars() and any(answer[part] for part in parts):
-        longest = max(parts, key=lambda part: size(answer[part]))
-        kept = len(answer[longest]) * 3 // 4
-        dropped = len(answer[longest]) - kept
-        answer[longest] = dict(list(answer[longest].items())[:kept])
-        answer["omitted"][longest] = answer["omitted"].get(longest, 0) + dropped
-    return answer
 
 
 def param_effects(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -9,10 +10,12 @@ import numpy as np
 from pydantic import Field
 
 from ftlab_mlflow.analytics import scope
-from ftlab_mlflow.analytics.answer import Answer, listed, shown, size
+from ftlab_mlflow.analytics.answer import Answer, listed, shortened, shown, size
+from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.comparison import MAX_RUNS, differing_params
 from ftlab_mlflow.analytics.effects import of_changes
 from ftlab_mlflow.analytics.reader import RunReader, RunRecord
+from ftlab_mlflow.analytics.run_rows import PARENT, row_of
 from ftlab_mlflow.analytics.series import Series, nonfinite, reduce
 from ftlab_mlflow.control.markers import markers
 from ftlab_mlflow.control.messages import Update
@@ -25,6 +28,59 @@ EXACT = 10_000
 """Values of a series that statements are computed from; of longer ones the shape (`RunReader.series`)."""
 Metrics = Annotated[list[str], Field(min_length=1, max_length=20)]
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
+
+
+def get_run(run: str, *, tracking_uri: str | None = None) -> Answer:
+    """One run whole: state, parameters, last metrics, tags, its parent and children, its live changes.
+
+    Args:
+        run: Id, unique prefix of one, or name.
+        tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
+
+    Returns:
+        ``run_id, name, experiment, status`` (MLflow's), ``state`` (of its trainer: running, paused, lost, …),
+        ``start_time, end_time`` (Unix seconds), ``step, max_steps, method, model``; ``params``; ``metrics``
+        with ``last`` value and its ``step``, the most telling first; ``tags`` that people set; ``parent`` and
+        ``children`` (nested runs); ``requests``: how many were ``applied``, ``rejected``, ``cancelled`` and
+        are ``pending`` (`live_changes` has them). Where it would be too long, names are left out and counted
+        in ``omitted``.
+
+    Raises:
+        AnalyticsError: No such run.
+        StoreError: As the tracking store does.
+    """
+    store = scope.reader(tracking_uri)
+    record = store.record(scope.run_id(store, run))
+    data, view = record.data, RunView.of(record.data)
+    columns = store.columns([data.experiment_id], Wanted(tags=frozenset({PARENT})))
+    of = columns.tags[PARENT]
+    family = {head.run_id: {"name": head.label, "status": head.status} for head in columns.heads}
+    row = row_of(record, view)
+    answer: Answer = {
+        "run_id": data.run_id,
+        "name": data.label,
+        "experiment": record.experiment,
+        "status": data.status,
+        "state": view.state,
+        "start_time": data.started and data.started.timestamp(),
+        "end_time": data.ended and data.ended.timestamp(),
+        "step": row.step,
+        "max_steps": row.max_steps,
+        "method": row.method,
+        "model": row.model,
+        "params": dict(sorted(record.params.items())),
+        "metrics": {
+            metric: {"last": shown(data.metrics[metric]), "step": data.steps[metric]}
+            for metric in scope.by_importance(data.metrics)
+        },
+        "tags": dict(sorted(row.tags.items())),
+        "parent": data.tags.get(PARENT),
+        "children": {child: family[child] for child, parent in of.items() if parent == data.run_id},
+        "requests": dict(Counter(e.ack.status if e.ack else "pending" for e in view.entries)),
+        "omitted": {},
+        "policy": {"metrics": "the value of the highest step, not the best"},
+    }
+    return shortened(answer, ("params", "metrics", "tags", "children"))
 
 
 def metric_history(

@@ -32,7 +32,8 @@ GroupBy = Literal["model", "experiment"]
 _HUB_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 _ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[\\/]")
 _TRAIN = re.compile(r"\bftlab(?:_mlflow\.cli)? train ([a-z]+)\b")
-_PARENT = "mlflow.parentRunId"
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag of a nested run: the id of the run that it is in."""
 NOT_OF_PEOPLE = ("mlflow.", "ftlab.")
 """How the keys of tags begin that no person has set."""
 
@@ -139,7 +140,7 @@ def method_of(view: RunView) -> str | None:
     """
     if view.status is not None:
         return view.status.method or None
-    if _PARENT in view.data.tags:
+    if PARENT in view.data.tags:
         return None
     called = _TRAIN.search(view.data.tags.get(COMMAND_LINE, ""))
     return called[1] if called else None

@@ -87,9 +87,13 @@ def known_direction(metric: str) -> Better | None:
 
 def telling(metrics: Iterable[str]) -> list[str]:
     """Of these metrics those that say how good a run is, the most telling first."""
-    known = [describe(metric) for metric in metrics]
-    chosen = [metric for metric in known if metric.better and metric.group in _TELLING]
-    return [metric.key for metric in sorted(chosen, key=lambda metric: (metric.order, metric.key))]
+    known = {metric: describe(metric) for metric in metrics}
+    return [m for m in by_importance(known) if known[m].better and known[m].group in _TELLING]
+
+
+def by_importance(metrics: Iterable[str]) -> list[str]:
+    """These metrics, the most telling first."""
+    return sorted(metrics, key=lambda metric: (describe(metric).order, metric))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

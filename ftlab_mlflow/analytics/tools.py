@@ -16,7 +16,13 @@ from ftlab_mlflow.analytics.answer import Answer
 from ftlab_mlflow.analytics.arithmetic import calculate
 from ftlab_mlflow.analytics.overview import describe_experiment, param_effects
 from ftlab_mlflow.analytics.queries import aggregate, list_experiments, rank_runs, search_runs
-from ftlab_mlflow.analytics.run_queries import compare_runs, live_changes, metric_history, propose_update
+from ftlab_mlflow.analytics.run_queries import (
+    compare_runs,
+    get_run,
+    live_changes,
+    metric_history,
+    propose_update,
+)
 from ftlab_mlflow.errors import AnalyticsError
 
 _OURS = "tracking_uri"
@@ -63,6 +69,7 @@ TOOLS: Mapping[str, Tool] = {
         describe_experiment,
         search_runs,
         rank_runs,
+        get_run,
         compare_runs,
         metric_history,
         aggregate,

@@ -86,6 +86,41 @@ def test_a_long_history_keeps_its_extremes_and_its_size(runs: Runs) -> None:
     assert part["total"] == 10
 
 
+# --- one run whole -----------------------------------------------------------------------------------
+
+
+def test_a_run_is_told_whole(runs: Runs) -> None:
+    parent = runs.plain("parent")
+    params = {"rate": "1e-4", "model_name_or_path": "org/base"}
+    run_id = runs.live(
+        "child", state="paused", step=7, params=params, eval_loss=[3.0, 2.0, math.inf], zebra=[1.0],
+        run_tags={"mlflow.parentRunId": parent, "team": "red"},
+    )  # fmt: skip
+    applied(runs.client, run_id, 5, 1e-4, 5e-5)
+    answer = call_tool("get_run", {"run": "child"}, runs.client.tracking_uri)
+    shown = {key: answer[key] for key in ("name", "experiment", "status", "state", "step", "method", "model")}
+    assert shown == {
+        "name": "child", "experiment": "Default", "status": "RUNNING", "state": "paused", "step": 7,
+        "method": "sft", "model": "org/base",
+    }  # fmt: skip
+    assert answer["params"] == params
+    assert list(answer["metrics"]) == ["eval_loss", "zebra"], "the most telling first"
+    assert answer["metrics"]["eval_loss"] == {"last": "inf", "step": 3}
+    assert (answer["tags"], answer["parent"]) == ({"team": "red"}, parent)
+    assert (answer["requests"], answer["end_time"]) == ({"applied": 1}, None)
+    above = call_tool("get_run", {"run": parent}, runs.client.tracking_uri)
+    assert above["children"] == {run_id: {"name": "child", "status": "RUNNING"}}
+
+
+def test_a_run_with_much_to_tell_keeps_its_size(runs: Runs) -> None:
+    params = {f"param {number}": "x" * 200 for number in range(90)}
+    run_id = runs.plain("much", params=params, loss=[1.0])
+    answer = call_tool("get_run", {"run": run_id}, runs.client.tracking_uri)
+    assert len(json.dumps(answer)) <= 12_000
+    assert len(answer["params"]) + answer["omitted"]["params"] == len(params)
+    assert answer["metrics"] == {"loss": {"last": 1.0, "step": 1}}
+
+
 # --- runs beside each other --------------------------------------------------------------------------
 
 
@@ -215,7 +250,7 @@ ASKED = {"experiment": "x", "metric": "y"}
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("rank_run", {}, "no tool 'rank_run'; the nearest of 11 are rank_runs"),
+        ("rank_run", {}, "no tool 'rank_run'; the nearest of 12 are rank_runs"),
         ("rank_runs", {"experiment": "x"}, "rank_runs: metric: Field required. It takes experiment, metric"),
         ("rank_runs", ASKED | {"limit": 0}, "limit: .* greater than or equal to 1, got '0'"),
         ("rank_runs", ASKED | {"odd": 1}, "odd: Extra inputs are not permitted"),
