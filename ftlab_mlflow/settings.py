@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,3 +107,32 @@ def answer_chars() -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1000:
         raise ConfigError(f"FTLAB_ANSWER_CHARS must be a whole number of characters from 1000, got {text!r}")
     return int(text)
+
+
+def gpu_prices() -> dict[str, float]:
+    """What an hour of each accelerator costs, by name as in the tag ``ftlab.accelerators``.
+
+    ``FTLAB_GPU_PRICES`` holds them, such as ``NVIDIA H100 80GB HBM3=2.5; NVIDIA A100=1.8``, in the currency
+    that `currency` names.
+
+    Raises:
+        ConfigError: One is no price.
+    """
+    found = {}
+    for part in os.environ.get("FTLAB_GPU_PRICES", "").split(";"):
+        name, equals, text = part.rpartition("=")
+        if not part.strip():
+            continue
+        try:
+            price = float(text) if equals and name.strip() else math.nan
+        except ValueError:
+            price = math.nan
+        if not (math.isfinite(price) and price >= 0):
+            raise ConfigError(f"FTLAB_GPU_PRICES must be NAME=PRICE; NAME=PRICE, got {part.strip()!r}")
+        found[name.strip()] = price
+    return found
+
+
+def currency() -> str:
+    """The currency of all prices: ``FTLAB_CURRENCY``, by default USD."""
+    return os.environ.get("FTLAB_CURRENCY") or "USD"

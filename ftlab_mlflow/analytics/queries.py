@@ -252,11 +252,10 @@ def aggregate(
     found, omitted = counted(columns, metric, agg, statuses)
     groups: dict[tuple[Any, ...], list[tuple[RunHead, float]]] = defaultdict(list)
     for head, value in found:
-        group = tuple(_group(conditions.value_of(field, head, columns)) for field in group_by)
-        groups[group].append((head, value.value))
+        groups[group_of(group_by, head, columns)].append((head, value.value))
     better = scope.known_direction(metric)
     rows = []
-    for group in sorted(groups, key=lambda key: tuple(_place(part) for part in key)):
+    for group in sorted(groups, key=group_order):
         values = [value for _, value in groups[group]]
         best = None
         if better is not None:
@@ -335,6 +334,16 @@ def _ordered(rows: Sequence[_Found], field: str, *, descending: bool) -> list[_F
     numbers.sort(key=lambda pair: pair[0], reverse=descending)
     texts.sort(key=lambda pair: pair[0], reverse=descending)
     return [*(row for _, row in numbers), *(row for _, row in texts), *rest]
+
+
+def group_of(fields: Sequence[str], head: RunHead, columns: RunColumns) -> tuple[Any, ...]:
+    """The group of a run: what it says in these fields, numbers as numbers; None where it says nothing."""
+    return tuple(_group(conditions.value_of(field, head, columns)) for field in fields)
+
+
+def group_order(group: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Sorts groups: numbers, then text, then nothing."""
+    return tuple(_place(part) for part in group)
 
 
 def _group(value: str | float | None) -> str | float | int | None:

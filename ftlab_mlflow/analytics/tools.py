@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer
 from ftlab_mlflow.analytics.arithmetic import calculate
+from ftlab_mlflow.analytics.costs import cost_summary
 from ftlab_mlflow.analytics.overview import describe_experiment, param_effects
 from ftlab_mlflow.analytics.queries import aggregate, list_experiments, rank_runs, search_runs
 from ftlab_mlflow.analytics.run_queries import (
@@ -75,6 +76,7 @@ TOOLS: Mapping[str, Tool] = {
         aggregate,
         param_effects,
         live_changes,
+        cost_summary,
         calculate,
         propose_update,
     )
