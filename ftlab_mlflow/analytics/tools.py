@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer
 from ftlab_mlflow.analytics.arithmetic import calculate
+from ftlab_mlflow.analytics.chart import plot_metrics
 from ftlab_mlflow.analytics.costs import cost_summary
 from ftlab_mlflow.analytics.overview import describe_experiment, param_effects
 from ftlab_mlflow.analytics.queries import aggregate, list_experiments, rank_runs, search_runs
@@ -77,6 +78,7 @@ TOOLS: Mapping[str, Tool] = {
         param_effects,
         live_changes,
         cost_summary,
+        plot_metrics,
         calculate,
         propose_update,
     )
