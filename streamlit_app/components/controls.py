@@ -85,9 +85,8 @@ def _field(view: RunView, name: str, param: Param, *, disabled: bool) -> str:
     def edited() -> None:
         seen.setdefault(name, shown_asked)
 
-    said = f"{shown_value(param.value)} in force"
-    if param.value != param.asked:
-        said += f", {shown_value(param.asked)} asked for"
+    in_force, asked_for = shown_value(param.value), shown_value(param.asked)
+    said = f"{in_force} in force" + (f", {asked_for} asked for" if asked_for != in_force else "")
     common: dict[str, Any] = {"key": key, "on_change": edited, "disabled": disabled, "help": _help(param)}
     if param.type in ("enum", "bool"):
         choices = list(param.choices) if param.type == "enum" else ["true", "false"]
