@@ -80,7 +80,8 @@ def _part(table: RunTable, rows: Sequence[RunRow], chosen: Filters | None) -> No
 
 def _count(table: RunTable, rows: Sequence[RunRow], fit: Sequence[RunRow]) -> str:
     going_on = sum(row.state in GOING_ON for row in rows)
-    said = f"{len(fit):,} of {len(rows):,} runs" if len(fit) < len(rows) else f"{len(rows):,} runs"
+    runs = f"{len(rows):,} run" + ("" if len(rows) == 1 else "s")
+    said = f"{len(fit):,} of {runs}" if len(fit) < len(rows) else runs
     return f"{said}, {going_on:,} going on" + ("" if table.is_complete else "; reading more")
 
 

@@ -103,7 +103,7 @@ def test_a_training_is_watched_and_steered(
 
     training = new_training(server.uri, "first")
     run = training.run
-    expect(page.get_by_text("1 runs, 1 going on")).to_be_visible()
+    expect(page.get_by_text("1 run, 1 going on")).to_be_visible()
     open_first(page)
     expect(page.get_by_role("heading", name="first")).to_be_visible()
     assert page.url.endswith(f"/run?id={run.run_id}")
@@ -268,7 +268,7 @@ def test_a_server_that_goes_away_comes_back(
     page = open_page(f"{dashboard.url}/run?id={run.run_id}")
     expect(page.get_by_role("heading", name="lonely")).to_be_visible()
     runs = open_page(dashboard.url)
-    expect(runs.get_by_text("1 runs, 1 going on")).to_be_visible()
+    expect(runs.get_by_text("1 run, 1 going on")).to_be_visible()
     server.stop()
     for each in (page, runs):
         expect(each.get_by_text("The tracking store does not answer.")).to_be_visible()
