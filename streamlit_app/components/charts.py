@@ -23,7 +23,9 @@ from streamlit_app.components.text import plotly
 Axis = Literal["step", "time", "epoch"]
 HEIGHT = 260
 """Pixels of a chart."""
-_NOT_FINITE = {"NaN": "x", "+∞": "triangle-up", "−∞": "triangle-down"}
+_SYMBOLS = {"NaN": "x", "+∞": "triangle-up", "−∞": "triangle-down", "too large to draw": "star"}
+_DRAWN = (1e-150, 1e150)
+"""Plotly's axes break on the smallest and the largest floats, a logarithmic one on the first, too."""
 AXIS_TITLES = {"step": "optimizer step", "time": "hours", "epoch": "epoch"}
 
 
@@ -133,12 +135,12 @@ def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
     label, color, dash = plotly(line.label, 60), palette.color(line.number), palette.dash(line.number)
     series, gone = courses(line.series, line.place.turns)
     for taken_back in gone:
-        raw = _raw(taken_back, line.place.x(taken_back, view.axis), f"{label}, rolled back")
+        raw = _raw(taken_back, line.place.x(taken_back, view.axis), f"{label}, rolled back", log_y=view.log_y)
         yield raw | {"mode": "lines", "line": {"color": color, "width": 1, "dash": "dot"}, "opacity": 0.6}
     x = line.place.x(series, view.axis)
     is_smooth = view.smoothing > 0 and np.isfinite(series.values).sum() > 2
     few = len(series.steps) <= 30
-    yield _raw(series, x, label) | {
+    yield _raw(series, x, label, log_y=view.log_y) | {
         "legendgroup": label,
         "mode": "lines+markers" if few and not is_smooth else "lines",
         "line": {"color": color, "width": 1 if is_smooth else 1.8, "dash": dash},
@@ -152,13 +154,15 @@ def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
             "name": label,
             "legendgroup": label,
             "x": x,
-            "y": smoothed(series, view.smoothing),
+            "y": _drawn(smoothed(series, view.smoothing), log_y=view.log_y),
             "mode": "lines",
             "line": {"color": color, "width": 2, "dash": dash},
             "hovertemplate": "%{y:.6g} smoothed<extra>" + label + "</extra>",
         }
     series, x = line.series, line.place.x(line.series, view.axis)
-    for kind, chosen in nonfinite(series).items():
+    large = np.flatnonzero(np.isfinite(series.values) & (np.abs(series.values) > _DRAWN[1]))
+    odd = nonfinite(series) | ({"too large to draw": large} if large.size else {})
+    for kind, chosen in odd.items():
         yield {
             "type": "scatter",
             "name": f"{kind} {label}",
@@ -166,19 +170,28 @@ def _traces(line: Line, view: View) -> Iterator[dict[str, Any]]:
             "y": np.full(len(chosen), 0.03 + 0.03 * line.number),
             "yaxis": "y2",
             "mode": "markers",
-            "marker": {"symbol": _NOT_FINITE[kind], "size": 8, "color": color},
+            "marker": {"symbol": _SYMBOLS[kind], "size": 8, "color": color},
             "customdata": series.steps[chosen],
             "hovertemplate": kind + " at step %{customdata:,}<extra>" + label + "</extra>",
         }
 
 
-def _raw(series: Series, x: NDArray[np.float64], label: str) -> dict[str, Any]:
+def _drawn(values: NDArray[np.float64], *, log_y: bool) -> NDArray[np.float64]:
+    """The values that have a place on an axis; NaN for the others."""
+    sizes = np.abs(values)
+    has_place = np.isfinite(values) & (sizes <= _DRAWN[1])
+    if log_y:
+        has_place &= sizes >= _DRAWN[0]
+    return np.where(has_place, values, np.nan)
+
+
+def _raw(series: Series, x: NDArray[np.float64], label: str, *, log_y: bool) -> dict[str, Any]:
     """The values as they were logged."""
     return {
         "type": "scatter",
         "name": label,
         "x": x,
-        "y": np.where(np.isfinite(series.values), series.values, np.nan),
+        "y": _drawn(series.values, log_y=log_y),
         "customdata": series.steps,
         "showlegend": False,
         "connectgaps": False,

@@ -21,7 +21,12 @@ function draw(place, looks) {
   if (window.Plotly) {
     const { figure, config } = place.wanted;
     const { data, layout } = JSON.parse(figure);
-    window.Plotly.react(place, data, layout, config);
+    try {
+      window.Plotly.react(place, data, layout, config);
+    } catch (error) {
+      window.Plotly.purge(place);
+      place.textContent = `This chart cannot be drawn: ${error.message}`;
+    }
   } else if (looks > 0) {
     setTimeout(() => draw(place, looks - 1), AGAIN_MS);
   } else {

@@ -96,6 +96,18 @@ def test_nan_and_infinity_have_marks_of_their_own(runs: Runs) -> None:
     assert len({traces[f"{name} Loss"]["marker"]["symbol"] for name in places}) == 3
 
 
+def test_what_no_axis_can_hold_is_marked(runs: Runs) -> None:
+    page = Page(runs, made(runs, metrics={"loss": [1e308, -1e308, 1e-320, 2.0]}))
+    traces = page.traces("chart Loss")
+    assert list(numbers(traces["too large to draw Loss"]["x"])) == [1, 2]
+    drawn = numbers(traces["Loss"]["y"])
+    assert np.isnan(drawn[:2]).all()
+    assert list(drawn[2:]) == [1e-320, 2.0]
+    page.app.toggle(key=f"log run {page.run_id}").set_value(True)
+    drawn = numbers(page.rerun().traces("chart Loss")["Loss"]["y"])
+    assert np.isnan(drawn[:3]).all()
+
+
 def test_the_axis_is_steps_time_or_epochs(runs: Runs) -> None:
     run_id = made(runs)
     start = runs.client.get_run(run_id).info.start_time
