@@ -14,7 +14,7 @@ from ftlab_mlflow.analytics.run_feed import ENDED_FRESH_S, RunFeed
 from ftlab_mlflow.analytics.run_table import RunTable
 from ftlab_mlflow.app_store import AppStore, Preferences
 from ftlab_mlflow.control.client import LiveRun
-from ftlab_mlflow.errors import AppStoreError
+from ftlab_mlflow.errors import AppStoreError, ConfigError
 from streamlit_app import identity
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -39,7 +39,7 @@ def preferences() -> Preferences:
             return Preferences()
         try:
             st.session_state[key] = app_store().preferences(user)
-        except AppStoreError as error:
+        except (AppStoreError, ConfigError) as error:
             logger.warning("preferences of %s cannot be read: %s", user, error)
             st.session_state[_TROUBLE] = (time.monotonic(), str(error))
             return Preferences()

@@ -162,14 +162,19 @@ class ClientApi:
     def __init__(self, uri: str) -> None:
         from filelock import FileLock
         from mlflow import MlflowClient
+        from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
         if uri.startswith(_DATABASE_SERVERS):
             _try_database(uri)
         # MLflow makes the tables of a new database here; two processes that do so at once fail.
         user = getattr(os, "getuid", int)()  # who may not be able to open the lock of another
         name = f"ftlab-{sha256(f'{user} {uri}'.encode()).hexdigest()[:16]}.lock"
-        with FileLock(Path(tempfile.gettempdir()) / name):
-            self.client = MlflowClient(uri)
+        try:
+            with FileLock(Path(tempfile.gettempdir()) / name):
+                self.client = MlflowClient(uri)
+        except UnsupportedModelRegistryStoreURIException as error:  # MLflow looks there first
+            known = "http, https, sqlite, postgresql, mysql, mssql, databricks, or a folder"
+            raise StoreError(f"{uri} is no tracking URI that MLflow knows: {known}") from error
 
     def get(self, run_id: str) -> RunData:
         return self.data(self.client.get_run(run_id))

@@ -19,6 +19,8 @@ _SHOWN = "runs in the table"
 _STATES = (*get_args(State), "lost", "unreadable")
 _READ_ONLY = "read-only"
 _FIRST = ("name", "state", "progress", "eta", "losses", "eval loss", "best eval loss", "best", "rate")
+_LIVE = ("progress", "eta", "heartbeat")
+"""Columns that only runs of a trainer of ours have."""
 _THEN = ("heartbeat", "method", "model", "experiment", "started")
 
 
@@ -58,7 +60,7 @@ def show(
         hide_index=True,
         height="content",
         column_config=_columns(zone, state_width=96 if all(row.is_live for row in rows) else 156),
-        column_order=_order(group),
+        column_order=_order(group, are_live=any(row.is_live for row in rows)),
         placeholder="–",
         alt="Runs",
     )
@@ -123,8 +125,8 @@ def _seconds(value: float | None) -> int | None:
     return None if value is None else max(0, round(value))
 
 
-def _order(group: GroupBy | None) -> list[str]:
-    columns = [*_FIRST, *_THEN]
+def _order(group: GroupBy | None, *, are_live: bool) -> list[str]:
+    columns = [name for name in (*_FIRST, *_THEN) if are_live or name not in _LIVE]
     if group is not None:
         columns.remove(group)
         columns.insert(0, group)

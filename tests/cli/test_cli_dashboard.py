@@ -75,7 +75,7 @@ def test_secrets_that_cannot_be_read_are_not_passed_over(ftlab: Ftlab, tmp_path:
             "FTLAB_DATABASE_URL is no SQLAlchemy URL such as sqlite:////data/app.db",
         ),
         ("FTLAB_DATABASE_URL", "nosql://h/db", "FTLAB_DATABASE_URL: Can't load plugin"),
-        ("MLFLOW_TRACKING_URI", "foo://bar", "Supported URI schemes are"),
+        ("MLFLOW_TRACKING_URI", "foo://bar", "foo://bar is no tracking URI that MLflow knows: http,"),
     ],
 )
 def test_addresses_that_mean_nothing_are_refused_at_once(
