@@ -25,15 +25,17 @@ def show(view: RunView, closed: str | None) -> None:
     """One button a command; those that cannot be taken back ask first."""
     if view.surface is None:
         return
-    offered = [name for name in _ICONS if name in view.surface.commands and _fits(name, view)]
+    offered = [name for name in _ICONS if name in view.surface.commands]
     asking = f"asking {view.data.run_id}"
-    # Places of one width: no button moves under the pointer when "Pause" becomes "Resume".
+    # All of them, always: a button in the place of another one makes Streamlit's front end build those beside
+    # it anew, and a click that falls between is lost.
     with st.grid(min_column_width=120, gap="small", key="commands"):
         for name in offered:
             label = name.capitalize() + ("…" if name in _ASKS_FIRST else "")
+            may = closed is None and _fits(name, view)
             # By a callback: it is called even where a refresh interrupts the run of the script.
             how: dict[str, Any] = {"on_click": _clicked, "args": (view, name, asking), "width": "stretch"}
-            st.button(label, icon=_ICONS[name], disabled=closed is not None, key=f"command {name}", **how)
+            st.button(label, icon=_ICONS[name], disabled=not may, key=f"command {name}", **how)
     asked = st.session_state.get(asking)
     if asked in offered and closed is None:
         _ask(view, asked, asking)

@@ -110,16 +110,18 @@ def _summary(view: RunView, edited: dict[str, Scalar], wrong: list[str]) -> None
     refused = sending.refused(view)
     is_said = refused is not None and refused.code == "stale"  # below, where nothing is to move any more
     with st.container(border=True, key="summary"):
-        for name, value in edited.items():
-            asked = view.surface.params[name].asked
-            again = ", as it was asked for before" if value == asked else ""
-            st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}{again}")
-            if name in seen and seen[name] != asked and not is_said:
-                st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
+        lines = st.container()  # their number changes, and what stands below must not be built anew
         why = f"reason {view.data.run_id} {_edit(view)}"
         st.text_input("Why (optional)", key=why, placeholder="loss plateau")
-        if wrong:
-            st.text(f"Nothing is sent while another value is wrong: {', '.join(wrong)}.")
+        with lines:
+            for name, value in edited.items():
+                asked = view.surface.params[name].asked
+                again = ", as it was asked for before" if value == asked else ""
+                st.text(f"{name}: {shown_value(asked)} → {shown_value(value)}{again}")
+                if name in seen and seen[name] != asked and not is_said:
+                    st.text(f"While you typed, somebody changed it from {shown_value(seen[name])}.")
+            if wrong:
+                st.text(f"Nothing is sent while another value is wrong: {', '.join(wrong)}.")
         with st.container(horizontal=True):
             label = "Send 1 change" if len(edited) == 1 else f"Send {len(edited)} changes"
             args = (view, edited, expect, _typed(view))
