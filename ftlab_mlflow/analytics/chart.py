@@ -11,7 +11,8 @@ from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer, shown, size
 from ftlab_mlflow.analytics.comparison import labels
 from ftlab_mlflow.analytics.metric_table import describe
-from ftlab_mlflow.analytics.run_queries import EXACT, Metrics, Runs
+from ftlab_mlflow.analytics.reader import EXACT
+from ftlab_mlflow.analytics.run_queries import Metrics, Runs
 from ftlab_mlflow.analytics.series import Series, reduce, seconds
 from ftlab_mlflow.control.markers import Marker, markers
 from ftlab_mlflow.control.view import RunView
@@ -112,7 +113,7 @@ def plot_metrics(
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
-    records = [store.record(id) for id in dict.fromkeys(scope.run_id(store, run) for run in runs)]
+    records = scope.records(store, runs)
     names = dict(zip((record.data.run_id for record in records), labels(records), strict=True))
     starts = {r.data.run_id: int(r.data.started.timestamp() * 1000) if r.data.started else 0 for r in records}
     found: list[tuple[str, str, Series]] = []

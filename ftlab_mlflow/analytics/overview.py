@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from scipy.special import ndtri
 
 from ftlab_mlflow.analytics import conditions, scope
 from ftlab_mlflow.analytics.answer import Answer, listed, shortened
 from ftlab_mlflow.analytics.columns import Agg, RunColumns, Value, Wanted
 from ftlab_mlflow.analytics.metric_table import describe
-from ftlab_mlflow.analytics.queries import AGGS, Statuses, counted
-from ftlab_mlflow.analytics.run_rows import MODEL_PARAMS, NOT_OF_PEOPLE
+from ftlab_mlflow.analytics.queries import Limit, Offset, Statuses, counting, measured
+from ftlab_mlflow.analytics.run_rows import MODEL_PARAMS, NOT_OF_PEOPLE, model_of
 
 FEWEST = 8
 """Runs below which nothing is said about a correlation."""
@@ -80,13 +79,12 @@ def _frequent(names: Sequence[str] | Mapping[str, int], counts: Mapping[str, int
 
 
 def _models(columns: RunColumns, names: Sequence[str]) -> Counter[str]:
-    """Runs by base model: the first of its params that a run has."""
-    found: Counter[str] = Counter()
-    for head in columns.heads:
-        values = (columns.params[name].get(head.run_id) for name in names)
-        if model := next((value for value in values if value and value != "None"), None):
-            found[model] += 1
-    return found
+    """Runs by base model."""
+    of_run = (
+        {name: columns.params[name][head.run_id] for name in names if head.run_id in columns.params[name]}
+        for head in columns.heads
+    )
+    return Counter(model for params in of_run if (model := model_of(params)))
 
 
 def _spread(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -99,9 +97,7 @@ def _spread(texts: Mapping[str, str]) -> dict[str, Any]:
     spread: dict[str, Any] = {
         "runs": len(texts),
         "distinct": len(counts),
-        "values": {
-            text[:100]: n for text, n in sorted(counts.items(), key=lambda i: (-i[1], i[0]))[:_VALUES]
-        },
+        "values": frequent,
     }
     known = [float(number) for number in numbers if number is not None]
     if len(known) == len(counts):
@@ -114,8 +110,8 @@ def param_effects(
     metric: str,
     agg: Agg = "last",
     statuses: Statuses = ["FINISHED"],  # noqa: B006
-    limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    offset: Annotated[int, Field(ge=0)] = 0,
+    limit: Limit = 20,
+    offset: Offset = 0,
     *,
     tracking_uri: str | None = None,
 ) -> Answer:
@@ -145,11 +141,9 @@ def param_effects(
     store = scope.reader(tracking_uri)
     id = scope.experiment_id(store, experiment)
     keys = store.keys([id])
-    scope.known_metric(metric, keys.metrics)
+    scope.check_metric(metric, keys.metrics)
     vary = frozenset(name for name in keys.params if keys.distinct[name] > 1)
-    metrics = frozenset({(metric, agg), (metric, "last")})
-    columns = store.columns([id], Wanted(metrics, vary))
-    found, omitted = counted(columns, metric, agg, statuses)
+    columns, found, omitted = measured(store, id, metric, agg, statuses, Wanted(params=vary))
     values = {head.run_id: value for head, value in found}
     rows = []
     for name in sorted(vary):
@@ -171,9 +165,7 @@ def param_effects(
         "limit": limit,
     }
     policy = {
-        "value": AGGS[agg],
-        "statuses": statuses,
-        "not finite": "runs whose value is NaN or infinite are left out",
+        **counting(agg, statuses),
         "meaning": "a relation among these runs, not a cause: parameters may have been changed together",
     }
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)

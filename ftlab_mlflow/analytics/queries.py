@@ -10,6 +10,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -98,8 +99,10 @@ def search_runs(
     store = scope.reader(tracking_uri)
     id = scope.experiment_id(store, experiment)
     fields = {condition.field for condition in where} | ({order_by} if order_by else set())
-    _check_metrics(store, id, fields)
     columns = store.columns([id], conditions.wanted(fields))
+    for (metric, _), values_of in columns.metrics.items():
+        if not values_of:
+            scope.check_metric(metric, store.keys([id]).metrics)
     omitted: Counter[str] = Counter()
     fit: list[_Found] = []
     for head in columns.heads:
@@ -174,11 +177,9 @@ def rank_runs(
     """
     store = scope.reader(tracking_uri)
     id = scope.experiment_id(store, experiment)
-    scope.known_metric(metric, store.keys([id]).metrics)
+    _, found, omitted = measured(store, id, metric, agg, statuses)
     if mode == "auto":
         mode = "min" if scope.direction(metric) == "lower" else "max"
-    columns = store.columns([id], Wanted(metrics=frozenset({(metric, agg), (metric, "last")})))
-    found, omitted = counted(columns, metric, agg, statuses)
     sign = 1 if mode == "min" else -1
     found.sort(key=lambda pair: sign * pair[1].value)
     rows: list[dict[str, Any]] = []
@@ -204,9 +205,7 @@ def rank_runs(
     }
     policy = {
         "best": f"the {'smallest' if mode == 'min' else 'largest'} value",
-        "value": AGGS[agg],
-        "statuses": statuses,
-        "not finite": "runs whose value is NaN or infinite are left out",
+        **counting(agg, statuses),
         "ties": "share a rank, the newest run first",
     }
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)
@@ -245,11 +244,8 @@ def aggregate(
     """
     store = scope.reader(tracking_uri)
     id = scope.experiment_id(store, experiment)
-    scope.known_metric(metric, store.keys([id]).metrics)
     needed = conditions.wanted(set(group_by))
-    metrics = frozenset({(metric, agg), (metric, "last")})
-    columns = store.columns([id], Wanted(metrics, needed.params, needed.tags))
-    found, omitted = counted(columns, metric, agg, statuses)
+    columns, found, omitted = measured(store, id, metric, agg, statuses, needed)
     groups: dict[tuple[Any, ...], list[tuple[RunHead, float]]] = defaultdict(list)
     for head, value in found:
         groups[group_of(group_by, head, columns)].append((head, value.value))
@@ -280,19 +276,40 @@ def aggregate(
         "limit": limit,
     }
     policy = {
-        "value": AGGS[agg],
-        "statuses": statuses,
-        "not finite": "runs whose value is NaN or infinite are left out",
+        **counting(agg, statuses),
         "groups": "numbers are compared as numbers; runs without a field are in the group null",
         "best_run_id": f"the {better} the better; of equal runs the newest" if better else "no direction",
     }
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)
 
 
-def counted(
-    columns: RunColumns, metric: str, agg: Agg, statuses: Sequence[str]
-) -> tuple[list[tuple[RunHead, Value]], Counter[str]]:
-    """The runs that count with their values, the newest first, and how many do not, by reason."""
+def counting(agg: Agg, statuses: Sequence[str]) -> dict[str, Any]:
+    """The policy of `measured`."""
+    return {
+        "value": AGGS[agg],
+        "statuses": statuses,
+        "not finite": "runs whose value is NaN or infinite are left out",
+    }
+
+
+def measured(
+    store: RunReader, id: str, metric: str, agg: Agg, statuses: Sequence[str], also: Wanted | None = None
+) -> tuple[RunColumns, list[tuple[RunHead, Value]], Counter[str]]:
+    """The columns of a metric, the runs that count with their values, and how many do not, by reason.
+
+    Args:
+        id: The experiment's. also: More params and tags to read.
+
+    Returns:
+        The runs are the newest first.
+
+    Raises:
+        AnalyticsError: No run has logged the metric.
+    """
+    metrics = frozenset({(metric, agg), (metric, "last")})
+    columns = store.columns([id], replace(also or Wanted(), metrics=metrics))
+    if not columns.metrics[metric, "last"]:
+        scope.check_metric(metric, store.keys([id]).metrics)
     omitted: Counter[str] = Counter()
     logged, chosen = columns.metrics[metric, "last"], columns.metrics[metric, agg]
     found = []
@@ -306,15 +323,7 @@ def counted(
             omitted["value is NaN or infinite"] += 1
         else:
             found.append((head, value))
-    return found, omitted
-
-
-def _check_metrics(store: RunReader, id: str, fields: set[str]) -> None:
-    names = [field.removeprefix("metrics.") for field in sorted(fields) if field.startswith("metrics.")]
-    if names:
-        known = store.keys([id]).metrics
-        for name in names:
-            scope.known_metric(name, known)
+    return columns, found, omitted
 
 
 def _ordered(rows: Sequence[_Found], field: str, *, descending: bool) -> list[_Found]:

@@ -17,6 +17,8 @@ from ftlab_mlflow.control.tags import ACK_PREFIX, UPDATE_PREFIX
 
 LARGEST = sys.float_info.max
 """What MLflow stores for infinity, and the negative of it for minus infinity."""
+EXACT = 10_000
+"""Values of a series that statements are computed from: of a longer one only its shape is read."""
 REQUEST_TAGS = (UPDATE_PREFIX, ACK_PREFIX)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from ftlab_mlflow.analytics.reader import series_of
+from ftlab_mlflow.analytics.reader import EXACT, series_of
 from ftlab_mlflow.analytics.search_reader import Found, SearchReader
 from ftlab_mlflow.analytics.series import Series, reduce
 from ftlab_mlflow.control.mlflow_errors import translated
@@ -14,7 +14,7 @@ from ftlab_mlflow.control.mlflow_store import RestApi
 
 SAMPLE = 2500
 """Values of a run that MLflow's server gives at most where it samples (its ``MAX_RESULTS_PER_RUN``)."""
-WHOLE = 10_000
+WHOLE = EXACT
 """Series of up to about so many values are read whole where few runs are asked for, 0.5 s on two cores."""
 _FEW_RUNS = 10
 _RUNS_AT_ONCE = 50

@@ -14,7 +14,8 @@ from ftlab_mlflow.analytics.answer import Answer, listed, shortened, shown, size
 from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.comparison import MAX_RUNS, differing_params
 from ftlab_mlflow.analytics.effects import of_changes
-from ftlab_mlflow.analytics.reader import RunReader, RunRecord
+from ftlab_mlflow.analytics.queries import Limit, Offset
+from ftlab_mlflow.analytics.reader import EXACT, RunReader, RunRecord
 from ftlab_mlflow.analytics.run_rows import PARENT, row_of
 from ftlab_mlflow.analytics.series import Series, nonfinite, reduce
 from ftlab_mlflow.control.markers import markers
@@ -24,8 +25,6 @@ from ftlab_mlflow.control.wire import Scalar, utc_now
 from ftlab_mlflow.errors import AnalyticsError
 from ftlab_mlflow.settings import answer_chars
 
-EXACT = 10_000
-"""Values of a series that statements are computed from; of longer ones the shape (`RunReader.series`)."""
 Metrics = Annotated[list[str], Field(min_length=1, max_length=20)]
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
 
@@ -50,7 +49,7 @@ def get_run(run: str, *, tracking_uri: str | None = None) -> Answer:
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
-    record = store.record(scope.run_id(store, run))
+    record = scope.record(store, run)
     data, view = record.data, RunView.of(record.data)
     columns = store.columns([data.experiment_id], Wanted(tags=frozenset({PARENT})))
     of = columns.tags[PARENT]
@@ -113,7 +112,7 @@ def metric_history(
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
-    record = store.record(scope.run_id(store, run))
+    record = scope.record(store, run)
     whole = {}
     for metric in dict.fromkeys(metrics):
         _known_metric(record, metric)
@@ -188,14 +187,14 @@ def compare_runs(runs: Runs, metrics: Metrics | None = None, *, tracking_uri: st
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
-    ids = list(dict.fromkeys(scope.run_id(store, run) for run in runs))
-    records = [store.record(id) for id in ids]
+    records = scope.records(store, runs)
+    ids = [record.data.run_id for record in records]
     logged: dict[str, int] = {}
     for record in records:
         for name in record.data.metrics:
             logged[name] = logged.get(name, 0) + 1
     for metric in metrics or ():
-        scope.known_metric(metric, logged)
+        scope.check_metric(metric, logged)
     chosen = list(dict.fromkeys(metrics)) if metrics else scope.telling(logged)
     return {
         "runs": {r.data.run_id: {"name": r.data.label, "status": r.data.status} for r in records},
@@ -222,8 +221,8 @@ def _outcomes(store: RunReader, records: list[RunRecord], metric: str) -> dict[s
 
 def live_changes(
     run: str,
-    limit: Annotated[int, Field(ge=1, le=100)] = 20,
-    offset: Annotated[int, Field(ge=0)] = 0,
+    limit: Limit = 20,
+    offset: Offset = 0,
     *,
     tracking_uri: str | None = None,
 ) -> Answer:
@@ -243,7 +242,7 @@ def live_changes(
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
-    record = store.record(scope.run_id(store, run))
+    record = scope.record(store, run)
     marks = markers(RunView.of(record.data).entries)
     loss = store.series([record.data.run_id], "loss", points=EXACT).get(record.data.run_id)
     effects = {mark.id: effect for mark, effect in of_changes(loss, marks)} if loss else {}
@@ -299,7 +298,7 @@ def propose_update(
     from ftlab_mlflow.control.view import why_closed
 
     store = scope.reader(tracking_uri)
-    record = store.record(scope.run_id(store, run))
+    record = scope.record(store, run)
     view = RunView.of(record.data)
     if why := why_closed(view):
         raise AnalyticsError(f"run {record.data.label} cannot be changed: {why}")

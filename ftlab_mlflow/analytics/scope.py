@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.metric_table import Better, Group, describe
-from ftlab_mlflow.analytics.reader import RunReader, open_reader
-from ftlab_mlflow.errors import AnalyticsError
+from ftlab_mlflow.analytics.reader import RunReader, RunRecord, open_reader
+from ftlab_mlflow.errors import AnalyticsError, RunNotFound
 
 _NEAREST = 5
 _TELLING = (Group.LOSS, Group.REWARDS, Group.MARGINS, Group.ACCURACY)
@@ -41,19 +43,30 @@ def experiment_id(store: RunReader, experiment: str) -> str:
     raise AnalyticsError(f"no experiment {experiment!r}; {nearest(experiment, names.values())}")
 
 
-def run_id(store: RunReader, run: str) -> str:
-    """The id of a run given by id, unique prefix of one, or name.
+def record(store: RunReader, run: str) -> RunRecord:
+    """A run given by id, unique prefix of one, or name.
 
     Raises:
         AnalyticsError: No run goes by it, or several do; the text lists them.
     """
-    from ftlab_mlflow.analytics.columns import Wanted
+    if not re.fullmatch("[0-9a-f]{32}", run):
+        run = _run_id(store, run)
+    try:
+        return store.record(run)
+    except RunNotFound as error:
+        raise AnalyticsError(str(error)) from error
 
+
+def records(store: RunReader, runs: Sequence[str]) -> list[RunRecord]:
+    """Several runs, each once, in their order. Raises: as `record`."""
+    found = [record(store, run) for run in runs]
+    return list({each.data.run_id: each for each in found}.values())
+
+
+def _run_id(store: RunReader, run: str) -> str:
     heads = store.columns(list(store.experiments()), Wanted()).heads
-    if any(head.run_id == run for head in heads):
-        return run
     found = [head for head in heads if head.label == run]
-    if not found and run and all(letter in "0123456789abcdef" for letter in run):
+    if not found and re.fullmatch("[0-9a-f]+", run):
         found = [head for head in heads if head.run_id.startswith(run)]
     if len(found) == 1:
         return found[0].run_id
@@ -64,11 +77,11 @@ def run_id(store: RunReader, run: str) -> str:
     raise AnalyticsError(f"{len(found)} runs go by {run!r}, say which: {some}{more}")
 
 
-def known_metric(metric: str, metrics: Mapping[str, int]) -> str:
-    """The metric, if a run has logged it. Raises: AnalyticsError: none has; the text names the nearest."""
-    if metric in metrics:
-        return metric
-    raise AnalyticsError(f"no run of the experiment has logged {metric!r}; {nearest(metric, metrics)}")
+def check_metric(metric: str, metrics: Iterable[str]) -> None:
+    """Raises: AnalyticsError: a metric is not among these; the text names the nearest."""
+    metrics = list(metrics)
+    if metric not in metrics:
+        raise AnalyticsError(f"no run of the experiment has logged {metric!r}; {nearest(metric, metrics)}")
 
 
 def direction(metric: str) -> Better:

@@ -18,7 +18,7 @@ from ftlab_mlflow.analytics.mlflow_tables import (
     start_of_run,
 )
 from ftlab_mlflow.analytics.reader import told
-from ftlab_mlflow.control.store import NOT_ENDED, RunData
+from ftlab_mlflow.control.store import NOT_ENDED, label_of
 
 
 def columns(connection: sa.Connection, experiments: Sequence[str], wanted: Wanted) -> RunColumns:
@@ -67,7 +67,7 @@ def _heads(connection: sa.Connection, experiments: Sequence[str]) -> Iterator[Ru
         names = dict(_texts(connection, TAGS, experiments, NAME_TAG))
     for row in rows:
         name = row.name or names.get(row.run_uuid, "")
-        label = RunData(row.run_uuid, name, "", "").label
+        label = label_of(row.run_uuid, name)
         ended = None if row.status in NOT_ENDED else row.end_time
         yield RunHead(row.run_uuid, label, str(row.experiment_id), row.status, row.start_time, ended)
 

@@ -51,12 +51,17 @@ class RunData:
     @property
     def label(self) -> str:
         """What to call the run: its name, or how its id begins where that is blank."""
-        return self.name if self.name.strip() else self.run_id[:8]
+        return label_of(self.run_id, self.name)
 
     @property
     def is_live(self) -> bool:
         """Whether a trainer of this protocol has ever written to it."""
         return STATUS in self.tags
+
+
+def label_of(run_id: str, name: str) -> str:
+    """`RunData.label`."""
+    return name if name.strip() else run_id[:8]
 
 
 class RunStore(Protocol):

@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from ftlab_mlflow.analytics.effects import Effect, of_changes
 from ftlab_mlflow.analytics.metric_table import Chart, Group, charts, describe
+from ftlab_mlflow.analytics.reader import EXACT
 from ftlab_mlflow.analytics.run_feed import RunFeed
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.analytics.units import plotted
@@ -21,8 +22,6 @@ from streamlit_app import state
 from streamlit_app.components import charts as drawing
 from streamlit_app.components.text import plain
 
-EXACT = 10_000
-"""Values of the loss that the effects of changes are computed from: of more only the shape of the line."""
 Reads = Mapping[str, Future[Series | None]]
 _LATER = (Group.LIVE, Group.OTHER, Group.SYSTEM, Group.PROGRESS)
 _FIRST = 12

@@ -258,6 +258,14 @@ def test_an_experiment_is_described(store: Store) -> None:
     assert answer["omitted"] == {}
 
 
+def test_long_values_that_begin_alike_are_counted_together(tracking_uri: str) -> None:
+    client = MlflowClient(tracking_uri)
+    for end in ("one", "two", "two"):
+        client.log_param(client.create_run("0").info.run_id, "prompt", "x" * 150 + end)
+    told = call_tool("describe_experiment", {"experiment": "0"}, tracking_uri)["params"]["prompt"]
+    assert (told["distinct"], told["values"]) == (2, {"x" * 100 + "…": 3})
+
+
 def test_correlations_are_those_of_pandas(many: Any) -> None:
     told = 0
     for seed in range(6):
