@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
+import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from ftlab_mlflow.analytics.reader import RunPage, RunReader, RunRecord
+from ftlab_mlflow.analytics.run_table import RunRow, RunTable
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.messages import Status
@@ -131,3 +136,33 @@ class Counting:
         self._count("series")
         self.asked.append((key, frozenset(run_ids)))
         return self._reader.series(run_ids, key, **others)
+
+
+def read_all(table: RunTable) -> dict[str, RunRow]:
+    """Refreshes until two whole sweeps are over."""
+    table.refresh()
+    for _ in range(3 + 3 * (len(table.rows()) // 100)):
+        table.refresh()
+    assert table.problem is None
+    assert table.is_complete
+    return {row.name: row for row in table.rows()}
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def many_runs(uri: str, count: int) -> list[str]:
+    """Finished runs straight into MLflow's tables, the first one the newest."""
+    ids = [uuid.uuid4().hex for _ in range(count)]
+    start = int(utc_now().timestamp() * 1000) - 1000
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, database:
+        database.executemany(
+            "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id, "
+            "source_type, artifact_uri) VALUES (?, ?, 'FINISHED', ?, ?, 'active', 0, 'LOCAL', '')",
+            [(run_id, f"run {n}", start - n, start - n + 500) for n, run_id in enumerate(ids)],
+        )
+    return ids

@@ -14,11 +14,6 @@ from ftlab_mlflow.analytics.chart import Chart
 from ftlab_mlflow.errors import AnalyticsError
 
 
-@pytest.fixture
-def runs(tracking_uri: str) -> Runs:
-    return Runs(tracking_uri)
-
-
 def test_lines_hold_what_was_logged(runs: Runs) -> None:
     uri = runs.client.tracking_uri
     one = runs.plain("<b>one</b>", loss=[3.0, math.nan, 1.0])

@@ -31,11 +31,6 @@ def traps(new_sqlite: Callable[[Path], str], tmp_path_factory: pytest.TempPathFa
     return uri, Oracle(uri)
 
 
-@pytest.fixture
-def runs(tracking_uri: str) -> Runs:
-    return Runs(tracking_uri)
-
-
 # --- series ------------------------------------------------------------------------------------------
 
 

@@ -6,62 +6,21 @@ import json
 import math
 import sqlite3
 import threading
-import time
-import uuid
-from collections.abc import Callable
 from contextlib import closing
-from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from run_samples import Counting, Runs
+from run_samples import Counting, Runs, many_runs, read_all, until
 
-from ftlab_mlflow.analytics import run_table
-from ftlab_mlflow.analytics.reader import open_reader
-from ftlab_mlflow.analytics.run_table import RunRow, RunTable, grouped
+from ftlab_mlflow.analytics.run_table import RunTable, grouped
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.wire import utc_now
-from ftlab_mlflow.errors import RunNotFound, StoreUnavailable
+from ftlab_mlflow.errors import RunNotFound
 
 NAN, INF = math.nan, math.inf
 INFINITE = 1e308
 """MLflow's tables hold infinity as the largest float."""
-
-
-@pytest.fixture
-def runs(tracking_uri: str) -> Runs:
-    return Runs(tracking_uri)
-
-
-@pytest.fixture
-def reader(tracking_uri: str) -> Counting:
-    return Counting(open_reader(tracking_uri))
-
-
-@pytest.fixture
-def table(reader: Counting) -> RunTable:
-    """A table that reads at every refresh, and sweeps at every one."""
-    return RunTable(reader, fresh_s=0, sweep_s=0, patience_s=60)
-
-
-def read_all(table: RunTable) -> dict[str, RunRow]:
-    """Refreshes until two whole sweeps are over."""
-    table.refresh()
-    for _ in range(3 + 3 * (len(table.rows()) // 100)):
-        table.refresh()
-    assert table.problem is None
-    assert table.is_complete
-    return {row.name: row for row in table.rows()}
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
 
 # --- what the rows say -------------------------------------------------------------------------------
 
@@ -229,96 +188,6 @@ def test_an_eta_is_the_last_estimate_less_the_time_since(runs: Runs, table: RunT
     assert read_all(table)["running"].eta_s == pytest.approx(50, abs=15)
 
 
-# --- sparklines and best losses ----------------------------------------------------------------------
-
-
-def test_sparklines_keep_the_extremes_and_only_what_is_finite(runs: Runs, table: RunTable) -> None:
-    values = (np.sin(np.arange(3000) / 50) + 2).tolist()
-    values[1234], values[2345], values[7], values[8] = 50.0, -20.0, NAN, INF
-    long = runs.plain("long", loss=values)
-    short = runs.plain("short", loss=[3.0, NAN, 1.0])
-    whole = runs.plain("other name", train_loss=[2.0, 1.5])
-    empty = runs.plain("empty")
-    read_all(table)
-    lines = table.series_for([long, short, whole, empty])
-    assert set(lines) == {long, short, whole, empty}
-    assert (lines[short], lines[whole], lines[empty]) == ((3.0, 1.0), (2.0, 1.5), ())
-    assert 20 <= len(lines[long]) <= 60
-    assert (max(v for v in lines[long] if v < INFINITE), min(lines[long])) == (50.0, -20.0)
-    assert (lines[long][0], lines[long][-1]) == (values[0], values[-1])
-    places = [values.index(value) for value in lines[long] if value < INFINITE]
-    assert places == sorted(places)
-
-
-def test_series_of_ended_runs_are_read_once_and_those_that_go_on_when_they_log(
-    runs: Runs, reader: Counting
-) -> None:
-    table = RunTable(reader, fresh_s=0, patience_s=60)
-    ended = runs.plain("ended", status="FINISHED", loss=[2.0, 1.0], eval_loss=[3.0, 2.0, 4.0])
-    going = runs.live("going", loss=[5.0], eval_loss=[7.0])
-    logs_best = runs.live("logs best", loss=[4.0], eval_loss=[6.0, 8.0], best_eval_loss=[6.0, 6.0])
-    read_all(table)
-    table.series_for([ended, going, logs_best])
-    assert ("eval_loss", frozenset({ended, going})) in reader.asked
-    assert all(logs_best not in ids for key, ids in reader.asked if key == "eval_loss")
-
-    reader.forget()
-    read_all(table)
-    table.series_for([ended, going])
-    assert reader.asked == []
-
-    runs.log(going, "loss", [4.5], first=2)
-    runs.log(going, "eval_loss", [6.5, NAN], first=2)
-    rows = read_all(table)
-    assert rows["going"].best_eval_loss == 6.5
-    assert table.series_for([ended, going])[going] == (5.0, 4.5)
-    assert set(reader.asked) == {("loss", frozenset({going})), ("eval_loss", frozenset({going}))}
-
-    runs.client.set_terminated(going)
-    read_all(table)
-    reader.forget()
-    read_all(table)
-    assert reader.asked == []
-    assert {name: row.best_eval_loss for name, row in rows.items()} == {
-        "ended": 2.0, "going": 6.5, "logs best": 6.0,
-    }  # fmt: skip
-
-
-def test_a_series_of_a_run_that_goes_on_is_not_read_at_every_refresh(runs: Runs, reader: Counting) -> None:
-    table = RunTable(reader, fresh_s=2, patience_s=60)
-    going = runs.live("going", loss=[5.0])
-    table.refresh()
-    assert table.series_for([going])[going] == (5.0,)
-    runs.log(going, "loss", [4.0], first=2)
-    until(lambda: table.refresh() or table.rows()[0].loss == 4.0)
-    assert table.series_for([going])[going] == (5.0,)
-    assert reader.calls["series"] == 1
-
-
-def test_a_run_that_begins_to_log_another_loss_has_a_line_of_that_alone(runs: Runs, table: RunTable) -> None:
-    going = runs.plain("going", train_loss=[9.0, 8.0])
-    read_all(table)
-    assert table.series_for([going])[going] == (9.0, 8.0)
-    runs.log(going, "loss", [2.0, 1.0], first=2)
-    read_all(table)
-    assert table.series_for([going])[going] == (2.0, 1.0)
-
-
-def test_steps_that_come_again_after_a_rollback_are_read(runs: Runs, table: RunTable) -> None:
-    going = runs.live("going", step=5)
-    runs.log(going, "eval_loss", [5.0, 4.0, 3.0, 2.0, 1.5], age_s=120)
-    assert read_all(table)["going"].best_eval_loss == 1.5
-    runs.log(going, "eval_loss", [1.0], first=2, age_s=60)  # back at step 1, it goes another way
-    runs.beat(going, step=2)
-    assert read_all(table)["going"].best_eval_loss == 1.0
-    runs.log(going, "eval_loss", [0.5, 3.0], first=3, age_s=30)
-    runs.beat(going, step=4)
-    assert read_all(table)["going"].best_eval_loss == 0.5
-    runs.log(going, "eval_loss", [0.25, 9.0, 9.0], first=5)
-    runs.beat(going, step=7)
-    assert read_all(table)["going"].best_eval_loss == 0.25
-
-
 # --- staying fresh -----------------------------------------------------------------------------------
 
 
@@ -421,19 +290,6 @@ def test_a_sweep_finds_what_was_deleted_renamed_tagged_and_restored(
     assert {name: row.tags for name, row in read_all(table).items()} == {"renamed": {}, "deleted": {}}
 
 
-def many_runs(uri: str, count: int) -> list[str]:
-    """Finished runs straight into MLflow's tables, the first one the newest."""
-    ids = [uuid.uuid4().hex for _ in range(count)]
-    start = int(utc_now().timestamp() * 1000) - 1000
-    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database, database:
-        database.executemany(
-            "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id, "
-            "source_type, artifact_uri) VALUES (?, ?, 'FINISHED', ?, ?, 'active', 0, 'LOCAL', '')",
-            [(run_id, f"run {n}", start - n, start - n + 500) for n, run_id in enumerate(ids)],
-        )
-    return ids
-
-
 def test_many_runs_come_page_by_page_the_newest_first(tracking_uri: str, reader: Counting) -> None:
     ids = many_runs(tracking_uri, 450)
     table = RunTable(reader, fresh_s=60)
@@ -464,147 +320,3 @@ def test_a_run_that_a_deletion_moves_over_the_border_of_a_page_stays(
         table.refresh()
         assert kept <= {row.run_id for row in table.rows()}
     assert kept == {row.run_id for row in table.rows()}
-
-
-def test_while_the_store_is_away_no_run_is_lost(
-    runs: Runs, reader: Counting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    going = runs.live("going", heartbeat_s=5)
-    table = RunTable(reader, fresh_s=0, patience_s=60)
-    read_all(table)
-    later = utc_now() + timedelta(minutes=5)
-    monkeypatch.setattr(run_table, "utc_now", lambda: later)
-    reader.is_away = True
-    table.refresh()
-    (row,) = table.rows()
-    assert (row.state, table.view(going).state) == ("running", "running")
-    assert row.heartbeat_age_s is not None
-    assert 5 <= row.heartbeat_age_s < 60
-    reader.is_away = False
-    table.refresh()
-    assert table.rows()[0].state == "lost"
-
-
-def test_while_the_store_is_away_the_last_rows_stay(runs: Runs, reader: Counting) -> None:
-    table = RunTable(reader, fresh_s=0, patience_s=60)
-    reader.is_away = True
-    table.refresh()
-    assert isinstance(table.problem, StoreUnavailable)
-    assert (table.rows(), table.read_at, table.is_complete) == ([], None, False)
-
-    reader.is_away = False
-    going = runs.live("going", loss=[2.0, 1.0])
-    rows = read_all(table)
-    read_at = table.read_at
-    assert read_at is not None
-    assert utc_now() - read_at < timedelta(seconds=30)
-
-    reader.is_away = True
-    assert table.series_for([going]) == {going: ()}
-    assert table.problem is not None
-    runs.beat(going, step=200)
-    reader.forget()
-    table.refresh()
-    assert [(row.name, row.step) for row in table.rows()] == [("going", rows["going"].step)]
-    assert (table.read_at, str(table.problem)) == (read_at, "the tracking store is away")
-    table.series_for([going])
-    assert reader.calls == {"page": 1}, "nobody waits twice for a store that is away"
-
-    reader.is_away = False
-    assert read_all(table)["going"].step == 200
-    assert table.series_for([going]) == {going: (2.0, 1.0)}
-    assert table.read_at > read_at
-
-
-def test_a_store_that_is_away_is_not_asked_more_often_than_one_that_answers(reader: Counting) -> None:
-    table = RunTable(reader, fresh_s=60)
-    reader.is_away = True
-    for _ in range(5):
-        table.refresh()
-    assert reader.calls == {"page": 1}
-
-
-def test_the_first_look_waits_for_the_first_rows_and_the_rest_comes_by_itself(
-    tracking_uri: str, reader: Counting
-) -> None:
-    ids = many_runs(tracking_uri, 450)
-    table = RunTable(reader, fresh_s=60, patience_s=0)
-    reader.gate.clear()
-    visitor = threading.Thread(target=table.look)
-    visitor.start()
-    until(lambda: reader.calls["page"])
-    assert visitor.is_alive()
-    reader.gate.set()
-    visitor.join(30)
-    assert {row.run_id for row in table.rows()} >= set(ids[:50])
-    until(lambda: table.is_complete)  # nobody looks any more
-    assert [row.run_id for row in table.rows()] == ids
-
-
-def test_a_later_look_does_not_wait_for_a_slow_store(runs: Runs, reader: Counting) -> None:
-    runs.plain("one")
-    table = RunTable(reader, fresh_s=0, patience_s=0)
-    table.refresh()
-    runs.plain("two")
-    reader.gate.clear()
-    reader.forget()
-    for _ in range(3):
-        table.look()
-        assert [row.name for row in table.rows()] == ["one"]
-    until(lambda: reader.calls["page"])
-    assert reader.calls == {"page": 1}
-    reader.gate.set()
-    until(lambda: [row.name for row in table.rows()] == ["two", "one"])
-
-
-def test_losses_are_not_waited_for_long_either(runs: Runs, reader: Counting) -> None:
-    one = runs.plain("one", loss=[2.0, 1.0])
-    table = RunTable(reader, patience_s=0)
-    table.refresh()
-    reader.gate.clear()
-    assert table.series_for([one]) == {one: ()}
-    reader.gate.set()
-    until(lambda: table.series_for([one]) == {one: (2.0, 1.0)})
-
-
-def test_what_goes_wrong_beside_a_page_is_raised_at_its_next_look(runs: Runs, reader: Counting) -> None:
-    table = RunTable(reader, fresh_s=0, patience_s=0)
-    table.refresh()
-    reader.page = None  # type: ignore[assignment, method-assign]
-    table.look()
-
-    def is_raised() -> bool:
-        try:
-            table.look()
-        except TypeError:
-            return True
-        return False
-
-    until(is_raised)
-
-
-def test_a_server_that_goes_away_and_comes_back(mlflow_server: Any) -> None:
-    runs = Runs(mlflow_server.uri)
-    first = runs.live("first here", loss=[2.0, 1.0], eval_loss=[3.0, 2.5, 2.75], eta_s=[500.0])
-    table = RunTable(open_reader(mlflow_server.uri), fresh_s=0, sweep_s=0, patience_s=60)
-    row = read_all(table)["first here"]
-    assert (row.state, row.loss, row.best_eval_loss, row.experiment) == ("running", 1.0, 2.5, "Default")
-    assert row.eta_s == pytest.approx(500, abs=60)
-    assert table.series_for([first]) == {first: (2.0, 1.0)}
-    before = table.read_at
-    assert before is not None
-
-    mlflow_server.stop()
-    try:
-        table.refresh()
-        assert isinstance(table.problem, StoreUnavailable)
-        assert "first here" in [row.name for row in table.rows()]
-        assert table.read_at == before
-    finally:
-        mlflow_server.start()
-    runs.beat(first, step=300)
-    runs.plain("second here")
-    until(lambda: table.refresh() or table.problem is None)
-    rows = read_all(table)
-    assert (rows["first here"].step, rows["second here"].step) == (300, None)
-    assert table.read_at > before
