@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from mlflow import MlflowClient
 from mlflow.projects._project_spec import load_project
@@ -21,23 +25,53 @@ ROOT = Path(__file__).parents[2]
 MLFLOW = Path(sys.executable).with_name("mlflow")
 
 
-def mlflow_run(
+def command_and_environment(
     entry_point: str, uri: str, cache: Path, **parameters: object
-) -> subprocess.CompletedProcess[str]:
+) -> tuple[list[str], dict[str, str]]:
     """``mlflow run`` from an environment that is not activated: nothing of it is on PATH."""
     command = [str(MLFLOW), "run", str(ROOT), "-e", entry_point, "--env-manager", "local"]
     command += [part for key, value in parameters.items() for part in ("-P", f"{key}={value}")]
     kept = {k: v for k, v in os.environ.items() if k.startswith(("HF_", "MLFLOW_", "_MLFLOW_", "OMP_"))}
     kept |= {"PATH": "/usr/bin:/bin", "HOME": str(cache), "XDG_CACHE_HOME": str(cache)}
+    return command, kept | {"MLFLOW_TRACKING_URI": uri}
+
+
+def mlflow_run(
+    entry_point: str, uri: str, cache: Path, **parameters: object
+) -> subprocess.CompletedProcess[str]:
+    """Runs an entry point to its end."""
+    command, environment = command_and_environment(entry_point, uri, cache, **parameters)
     return subprocess.run(
-        command,
-        env=kept | {"MLFLOW_TRACKING_URI": uri},
-        cwd=cache,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        command, env=environment, cwd=cache, capture_output=True, text=True, timeout=240, check=False
     )
+
+
+def test_mlflow_run_serves_the_dashboard(tracking_uri: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, environment = command_and_environment("dashboard", tracking_uri, tmp_path, port=port)
+    log = tmp_path / "dashboard.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + 120
+        while not _is_served(port):
+            assert process.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < end, log.read_text()[-2000:]
+            time.sleep(0.2)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def _is_served(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/_stcore/health", timeout=2).ok
+    except requests.RequestException:
+        return False
 
 
 def test_mlflow_run_trains_the_demo_with_the_parameters_it_was_given(
