@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import mlflow
 import streamlit as st
-from dashboard_store import build
 from mlflow import MlflowClient
 from report import publish, table
+from run_store import build
 from servers import mlflow_server
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue

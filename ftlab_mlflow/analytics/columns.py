@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
-Agg = Literal["last", "min", "max"]
-"""Which value of a metric: the last one (not the best), or the smallest or largest finite one."""
+from pydantic import StringConstraints
+
+_MEAN = "mean_of_last_"
+Agg = Annotated[str, StringConstraints(pattern=rf"^(last|min|max|{_MEAN}[1-9][0-9]{{0,2}})$")]
+"""Which value of a metric: ``last`` (not the best), ``min`` or ``max`` (the smallest or largest finite one),
+or ``mean_of_last_K``, such as ``mean_of_last_10``, of the K last values or of all, if they are fewer."""
+
+
+def mean_of(agg: Agg) -> int | None:
+    """How many last values a mean is of; None where it is no mean."""
+    return int(agg.removeprefix(_MEAN)) if agg.startswith(_MEAN) else None
 
 
 class Value(NamedTuple):
@@ -17,8 +26,7 @@ class Value(NamedTuple):
     step: int
 
 
-@dataclass(frozen=True)
-class RunHead:
+class RunHead(NamedTuple):
     """What every run has.
 
     Attributes:
@@ -47,8 +55,8 @@ class RunColumns:
     """Runs that are not deleted, the newest first (by start, then by id), and the columns that were wanted.
 
     Attributes:
-        metrics: By name and kind of value, then by run id. Of ``last`` all runs that ever logged it, of
-            ``min`` and ``max`` those that have a finite value.
+        metrics: By name and kind of value, then by run id. Of ``min`` and ``max`` those runs that have
+            a finite value, else all that ever logged it. A mean has the step of the last value.
         params, tags: By name, then by run id.
     """
 

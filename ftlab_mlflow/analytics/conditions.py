@@ -56,7 +56,7 @@ def wanted(fields: set[str]) -> Wanted:
         if dot and kind in kinds:
             kinds[kind].add(name)
     metrics = frozenset((name, "last") for name in kinds["metrics"])
-    return Wanted(metrics, frozenset(kinds["params"]), frozenset(kinds["tags"]))  # type: ignore[arg-type]
+    return Wanted(metrics, frozenset(kinds["params"]), frozenset(kinds["tags"]))
 
 
 def value_of(field: str, head: RunHead, columns: RunColumns) -> str | float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -70,12 +71,11 @@ def cost_summary(
         ConfigError: The configured prices are malformed.
         StoreError: As the tracking store does.
     """
-    store = scope.reader(tracking_uri)
-    id = scope.experiment_id(store, experiment)
+    runs = scope.runs_of(experiment, tracking_uri)
     needed = conditions.wanted(set(group_by))
-    metrics: frozenset[tuple[str, Agg]] = frozenset((key, "max") for key in TOKENS)
+    metrics: frozenset[tuple[str, Agg]] = frozenset((key, "last") for key in TOKENS)
     own = frozenset({tags.STATUS, tags.ACCELERATORS})
-    columns = store.columns([id], Wanted(metrics, needed.params, needed.tags | own))
+    columns = runs.columns(Wanted(metrics, needed.params, needed.tags | own))
     prices, now = gpu_prices(), utc_now()
     costs = {head.run_id: _cost(head, columns, prices, now) for head in columns.heads}
     rows: list[dict[str, Any]]
@@ -115,8 +115,8 @@ def cost_summary(
 
 def _cost(head: RunHead, columns: RunColumns, prices: dict[str, float], now: datetime) -> Cost:
     wall = _wall(head, columns.tags[tags.STATUS].get(head.run_id), now)
-    counts = (columns.metrics[key, "max"].get(head.run_id) for key in TOKENS)
-    tokens = next((count.value for count in counts if count is not None), None)
+    counts = (columns.metrics[key, "last"].get(head.run_id) for key in TOKENS)
+    tokens = next((count.value for count in counts if count and math.isfinite(count.value)), None)
     said = columns.tags[tags.ACCELERATORS].get(head.run_id)
     if said is None or wall is None:
         what = "accelerators" if said is None else "time"

@@ -47,11 +47,12 @@ def describe_experiment(experiment: str, *, tracking_uri: str | None = None) -> 
     """
     store = scope.reader(tracking_uri)
     id = scope.experiment_id(store, experiment)
-    keys = store.keys([id])
-    heads = store.columns([id], Wanted()).heads
+    runs = store.runs_of([id])
+    keys = runs.keys()
+    heads = runs.columns(Wanted()).heads
     vary = [name for name, n in keys.params.items() if keys.distinct[name] > 1 or n < len(heads)]
     models = [name for name in MODEL_PARAMS if name in keys.params]
-    columns = store.columns([id], Wanted(params=frozenset([*vary, *models])))
+    columns = runs.columns(Wanted(params=frozenset([*vary, *models])))
     params = {name: _spread(columns.params[name]) for name in _frequent(vary, keys.params)}
     metrics = {
         name: {"runs": keys.metrics[name], "better": describe(name).better, "title": describe(name).title}
@@ -120,7 +121,7 @@ def param_effects(
     Args:
         experiment: Name or id.
         metric: Its name, as logged.
-        agg: Which value of each run counts: the last one, or the smallest or largest finite one.
+        agg: Which value of each run counts: ``last``, finite ``min`` or ``max``, or ``mean_of_last_K``.
         statuses: Only runs of these statuses.
         limit: Rows to give at most. offset: Rows to pass over.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
@@ -138,12 +139,11 @@ def param_effects(
         AnalyticsError: No such experiment; no run has logged the metric.
         StoreError: As the tracking store does.
     """
-    store = scope.reader(tracking_uri)
-    id = scope.experiment_id(store, experiment)
-    keys = store.keys([id])
+    runs = scope.runs_of(experiment, tracking_uri)
+    keys = runs.keys()
     scope.check_metric(metric, keys.metrics)
     vary = frozenset(name for name in keys.params if keys.distinct[name] > 1)
-    columns, found, omitted = measured(store, id, metric, agg, statuses, Wanted(params=vary))
+    columns, found, omitted = measured(runs, metric, agg, statuses, Wanted(params=vary))
     values = {head.run_id: value for head, value in found}
     rows = []
     for name in sorted(vary):

@@ -7,7 +7,6 @@ answer's ``policy``.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,10 @@ from pydantic import Field
 
 from ftlab_mlflow.analytics import conditions, scope
 from ftlab_mlflow.analytics.answer import Answer, listed, shown
-from ftlab_mlflow.analytics.columns import Agg, RunColumns, RunHead, Value, Wanted
+from ftlab_mlflow.analytics.columns import Agg, RunColumns, RunHead, Value, Wanted, mean_of
 from ftlab_mlflow.analytics.conditions import Condition, FieldName
-from ftlab_mlflow.analytics.reader import RunReader
+from ftlab_mlflow.analytics.moments import deviation, mean
+from ftlab_mlflow.analytics.reader import RunsOf
 from ftlab_mlflow.control.store import RunStatus
 
 Limit = Annotated[int, Field(ge=1, le=100)]
@@ -30,7 +30,7 @@ GroupField = Annotated[str, Field(pattern=r"^((params|tags)\.(?s:.+)|status)$")]
 _Found = tuple[RunHead, Mapping[str, Any]]
 """A run, and what it says in the fields that were asked about."""
 _LAST = "the value of the highest step, as MLflow's `run.data.metrics`; not the best"
-AGGS: dict[Agg, str] = {"last": _LAST, "min": "the smallest finite value", "max": "the largest finite value"}
+_AGGS = {"last": _LAST, "min": "the smallest finite value", "max": "the largest finite value"}
 
 
 def list_experiments(*, limit: Limit = 50, offset: Offset = 0, tracking_uri: str | None = None) -> Answer:
@@ -48,7 +48,7 @@ def list_experiments(*, limit: Limit = 50, offset: Offset = 0, tracking_uri: str
     """
     store = scope.reader(tracking_uri)
     names = store.experiments()
-    heads = store.columns(list(names), Wanted()).heads if names else ()
+    heads = store.runs_of(list(names)).columns(Wanted()).heads if names else ()
     of: dict[str, list[RunHead]] = defaultdict(list)
     for head in heads:
         of[head.experiment_id].append(head)
@@ -96,13 +96,12 @@ def search_runs(
         AnalyticsError: No such experiment, no such metric, or a condition that makes no sense.
         StoreError: As the tracking store does.
     """
-    store = scope.reader(tracking_uri)
-    id = scope.experiment_id(store, experiment)
+    runs = scope.runs_of(experiment, tracking_uri)
     fields = {condition.field for condition in where} | ({order_by} if order_by else set())
-    columns = store.columns([id], conditions.wanted(fields))
+    columns = runs.columns(conditions.wanted(fields))
     for (metric, _), values_of in columns.metrics.items():
         if not values_of:
-            scope.check_metric(metric, store.keys([id]).metrics)
+            scope.check_metric(metric, runs.keys().metrics)
     omitted: Counter[str] = Counter()
     fit: list[_Found] = []
     for head in columns.heads:
@@ -162,7 +161,7 @@ def rank_runs(
         experiment: Name or id.
         metric: Its name, as logged.
         mode: Whether a small or a large value is best; ``auto`` is what is known of the metric.
-        agg: Which value of each run counts: the last one, or the smallest or largest finite one.
+        agg: Which value of each run counts: ``last``, finite ``min`` or ``max``, or ``mean_of_last_K``.
         statuses: Only runs of these statuses.
         limit: Rows to give at most. offset: Rows to pass over.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
@@ -175,9 +174,7 @@ def rank_runs(
         AnalyticsError: No such experiment; no run has logged the metric; its direction is not known.
         StoreError: As the tracking store does.
     """
-    store = scope.reader(tracking_uri)
-    id = scope.experiment_id(store, experiment)
-    _, found, omitted = measured(store, id, metric, agg, statuses)
+    _, found, omitted = measured(scope.runs_of(experiment, tracking_uri), metric, agg, statuses)
     if mode == "auto":
         mode = "min" if scope.direction(metric) == "lower" else "max"
     sign = 1 if mode == "min" else -1
@@ -229,7 +226,7 @@ def aggregate(
         metric: Its name, as logged.
         group_by: ``params.x``, ``tags.x`` or ``status``; numbers are grouped as numbers: ``1e-4`` and
             ``0.0001`` are one group.
-        agg: Which value of each run counts: the last one, or the smallest or largest finite one.
+        agg: Which value of each run counts: ``last``, finite ``min`` or ``max``, or ``mean_of_last_K``.
         statuses: Only runs of these statuses.
         limit: Rows to give at most. offset: Rows to pass over.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
@@ -242,10 +239,9 @@ def aggregate(
         AnalyticsError: No such experiment; no run has logged the metric.
         StoreError: As the tracking store does.
     """
-    store = scope.reader(tracking_uri)
-    id = scope.experiment_id(store, experiment)
     needed = conditions.wanted(set(group_by))
-    columns, found, omitted = measured(store, id, metric, agg, statuses, needed)
+    runs = scope.runs_of(experiment, tracking_uri)
+    columns, found, omitted = measured(runs, metric, agg, statuses, needed)
     groups: dict[tuple[Any, ...], list[tuple[RunHead, float]]] = defaultdict(list)
     for head, value in found:
         groups[group_of(group_by, head, columns)].append((head, value.value))
@@ -260,8 +256,8 @@ def aggregate(
             {
                 "group": dict(zip(group_by, group, strict=True)),
                 "n": len(values),
-                "mean": math.fsum(values) / len(values),
-                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "mean": mean(values),
+                "std": None if (std := deviation(values)) is None else shown(std),
                 "min": min(values),
                 "max": max(values),
                 "best_run_id": best,
@@ -285,20 +281,21 @@ def aggregate(
 
 def counting(agg: Agg, statuses: Sequence[str]) -> dict[str, Any]:
     """The policy of `measured`."""
+    k = mean_of(agg)
     return {
-        "value": AGGS[agg],
+        "value": f"the mean of the last {k} values, or of all, if they are fewer" if k else _AGGS[agg],
         "statuses": statuses,
         "not finite": "runs whose value is NaN or infinite are left out",
     }
 
 
 def measured(
-    store: RunReader, id: str, metric: str, agg: Agg, statuses: Sequence[str], also: Wanted | None = None
+    runs: RunsOf, metric: str, agg: Agg, statuses: Sequence[str], also: Wanted | None = None
 ) -> tuple[RunColumns, list[tuple[RunHead, Value]], Counter[str]]:
     """The columns of a metric, the runs that count with their values, and how many do not, by reason.
 
     Args:
-        id: The experiment's. also: More params and tags to read.
+        also: More params and tags to read.
 
     Returns:
         The runs are the newest first.
@@ -307,9 +304,9 @@ def measured(
         AnalyticsError: No run has logged the metric.
     """
     metrics = frozenset({(metric, agg), (metric, "last")})
-    columns = store.columns([id], replace(also or Wanted(), metrics=metrics))
+    columns = runs.columns(replace(also or Wanted(), metrics=metrics))
     if not columns.metrics[metric, "last"]:
-        scope.check_metric(metric, store.keys([id]).metrics)
+        scope.check_metric(metric, runs.keys().metrics)
     omitted: Counter[str] = Counter()
     logged, chosen = columns.metrics[metric, "last"], columns.metrics[metric, agg]
     found = []

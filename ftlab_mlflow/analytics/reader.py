@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ftlab_mlflow.analytics.columns import Keys, RunColumns, Wanted
+from ftlab_mlflow.analytics.columns import Keys, RunColumns, RunHead, Wanted
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.control.store import RunData
 from ftlab_mlflow.control.tags import ACK_PREFIX, UPDATE_PREFIX
@@ -47,6 +47,16 @@ class RunPage:
     next: str | None
 
 
+class RunsOf(Protocol):
+    """The runs of some experiments, to ask about more than once: a slow store is read once for it."""
+
+    def columns(self, wanted: Wanted) -> RunColumns:
+        """All of them, with the columns that are wanted."""
+
+    def keys(self) -> Keys:
+        """The names of metrics, params and tags that they have."""
+
+
 class RunReader(Protocol):
     """Bulk reads of a tracking store. Every call may be made from any thread.
 
@@ -81,11 +91,11 @@ class RunReader(Protocol):
     def record(self, run_id: str) -> RunRecord:
         """One run whole: all tags and params. A deleted one is not found."""
 
-    def columns(self, experiments: Sequence[str], wanted: Wanted) -> RunColumns:
-        """All runs of these experiments (ids) that are not deleted, with the columns that are wanted."""
+    def runs_of(self, experiments: Sequence[str]) -> RunsOf:
+        """All runs of these experiments (ids) that are not deleted."""
 
-    def keys(self, experiments: Sequence[str]) -> Keys:
-        """The names of metrics, params and tags that the runs of these experiments have."""
+    def named(self, name: str) -> list[RunHead]:
+        """The runs of this name, or whose id begins so, that are not deleted; newest first."""
 
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from ftlab_mlflow.analytics.reader import EXACT, series_of
-from ftlab_mlflow.analytics.search_reader import Found, SearchReader
+from ftlab_mlflow.analytics.search_reader import Found, SearchReader, position_of_run
 from ftlab_mlflow.analytics.series import Series, reduce
 from ftlab_mlflow.control.mlflow_errors import translated
 from ftlab_mlflow.control.mlflow_store import RestApi
@@ -19,6 +23,10 @@ WHOLE = EXACT
 _FEW_RUNS = 10
 _RUNS_AT_ONCE = 50
 """The server takes 100, but all ids stand in a URL, and some servers take no more than 4 KB of it."""
+_ALONE = 200
+"""Runs up to which they are read one page after the other."""
+_SPANS, _THREADS = 32, 4
+"""Spans of time that many runs are read in, and how many at once: `mlflow server` starts 4 workers."""
 _INT32 = 2**31 - 1
 """Bounds of steps are 32-bit numbers in this call."""
 _EXPERIMENTS = 1000
@@ -38,12 +46,12 @@ class RestReader(SearchReader):
         found = self._api.pages("POST", "experiments/search", {"max_results": _EXPERIMENTS}, "experiments")
         return {experiment["experiment_id"]: experiment["name"] for experiment in found}
 
-    def _search(self, experiments: Sequence[str], query: str, limit: int) -> list[Found]:
+    def _search(self, experiments: Sequence[str], query: str, limit: int, order: str = "DESC") -> list[Found]:
         body = {
             "experiment_ids": list(experiments),
             "filter": query,
             "max_results": limit,
-            "order_by": ["attributes.start_time DESC"],
+            "order_by": [f"attributes.start_time {order}"],
         }
         return [self._found(run) for run in self._api.call("POST", "runs/search", body).get("runs", [])]
 
@@ -54,6 +62,38 @@ class RestReader(SearchReader):
     def _found(run: dict[str, Any]) -> Found:
         params = {param["key"]: param.get("value", "") for param in run.get("data", {}).get("params", [])}
         return RestApi.data(run), params, run["info"]["lifecycle_stage"] == "active"
+
+    def _every(self, experiments: Sequence[str]) -> Iterable[Found]:
+        """All runs, newest first: of many, spans of their start times are read side by side."""
+        newest = list(self._matching(experiments, [], limit=_ALONE))
+        if len(newest) < _ALONE:
+            return newest
+        with translated(self.tracking_uri, "list runs"):
+            oldest = self._search(experiments, "", 1, "ASC")
+        last = position_of_run(newest[-1][0])
+        ends = np.linspace(-position_of_run(oldest[0][0])[0] - 1, -last[0], _SPANS + 1).astype(np.int64)
+        spans = list(zip(ends[-2::-1].tolist(), ends[:0:-1].tolist(), strict=True))
+
+        def read(span: tuple[int, int]) -> list[Found]:
+            low, high = (f"attributes.start_time {op} {ms}" for op, ms in zip((">", "<="), span, strict=True))
+            found = self._matching(experiments, [low, high])
+            return [run for run in found if position_of_run(run[0]) > last]
+
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return [*newest, *chain.from_iterable(threads.map(read, spans))]
+
+    def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
+        def read(some: Sequence[str]) -> dict[str, Series]:
+            with translated(self.tracking_uri):
+                return {
+                    run_id: series_of(sample if len(sample) < SAMPLE else self._history(run_id, key, None))
+                    for run_id, sample in self._sampled(some, key, SAMPLE, None).items()
+                }
+
+        begins = range(0, len(run_ids), _RUNS_AT_ONCE)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            parts = threads.map(read, [run_ids[begin : begin + _RUNS_AT_ONCE] for begin in begins])
+            return {run_id: series for part in parts for run_id, series in part.items()}
 
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None

@@ -51,7 +51,7 @@ def get_run(run: str, *, tracking_uri: str | None = None) -> Answer:
     store = scope.reader(tracking_uri)
     record = scope.record(store, run)
     data, view = record.data, RunView.of(record.data)
-    columns = store.columns([data.experiment_id], Wanted(tags=frozenset({PARENT})))
+    columns = store.runs_of([data.experiment_id]).columns(Wanted(tags=frozenset({PARENT})))
     of = columns.tags[PARENT]
     family = {head.run_id: {"name": head.label, "status": head.status} for head in columns.heads}
     row = row_of(record, view)

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.metric_table import Better, Group, describe
-from ftlab_mlflow.analytics.reader import RunReader, RunRecord, open_reader
+from ftlab_mlflow.analytics.reader import RunReader, RunRecord, RunsOf, open_reader
 from ftlab_mlflow.errors import AnalyticsError, RunNotFound
 
 _NEAREST = 5
@@ -28,12 +28,18 @@ def _reader(tracking_uri: str) -> RunReader:
     return open_reader(tracking_uri)
 
 
-def experiment_id(store: RunReader, experiment: str) -> str:
-    """The id of an experiment given by name or id; a name wins over an id that looks the same.
+def runs_of(experiment: str, tracking_uri: str | None) -> RunsOf:
+    """The runs of an experiment given by name or id; a name wins over an id that looks the same.
 
     Raises:
         AnalyticsError: There is none; the text names the nearest ones.
     """
+    store = reader(tracking_uri)
+    return store.runs_of([experiment_id(store, experiment)])
+
+
+def experiment_id(store: RunReader, experiment: str) -> str:
+    """The id of an experiment given by name or id. Raises: as `runs_of`."""
     names = store.experiments()
     by_name = [id for id, name in names.items() if name == experiment]
     if by_name:
@@ -64,13 +70,11 @@ def records(store: RunReader, runs: Sequence[str]) -> list[RunRecord]:
 
 
 def _run_id(store: RunReader, run: str) -> str:
-    heads = store.columns(list(store.experiments()), Wanted()).heads
-    found = [head for head in heads if head.label == run]
-    if not found and re.fullmatch("[0-9a-f]+", run):
-        found = [head for head in heads if head.run_id.startswith(run)]
+    found = store.named(run)
     if len(found) == 1:
         return found[0].run_id
     if not found:
+        heads = store.runs_of(list(store.experiments())).columns(Wanted()).heads
         raise AnalyticsError(f"no run {run!r}; {nearest(run, {head.label for head in heads})}")
     some = ", ".join(f"{head.run_id} ({head.label}, {head.status})" for head in found[:10])
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ftlab_mlflow.analytics.columns import Agg, Keys, RunColumns, RunHead, Value, Wanted
+from ftlab_mlflow.analytics.columns import Agg, Keys, RunColumns, RunHead, Value, Wanted, mean_of
+from ftlab_mlflow.analytics.moments import mean
 from ftlab_mlflow.analytics.reader import REQUEST_TAGS, RunPage, RunRecord, series_of, told
 from ftlab_mlflow.analytics.series import Series, reduce
 from ftlab_mlflow.control.mlflow_errors import translated
@@ -26,6 +29,17 @@ Found = tuple[RunData, Mapping[str, str], bool]
 """A run, its params, and whether it is not deleted."""
 Position = tuple[int, str]
 """Where a run stands among all, newest first: minus its start in ms, and its id."""
+_KEPT = 200_000
+"""Values of runs that have ended that are kept."""
+
+
+class _Asked(NamedTuple):
+    """One value of a run, and what the run had logged then."""
+
+    run_id: str
+    key: str
+    agg: Agg
+    logged: str
 
 
 class SearchReader(ABC):
@@ -34,6 +48,7 @@ class SearchReader(ABC):
     def __init__(self, tracking_uri: str) -> None:
         self.tracking_uri = tracking_uri
         self._names: dict[str, str] = {}
+        self._values: dict[_Asked, Value | None] = {}
 
     @abstractmethod
     def _all_experiments(self) -> dict[str, str]: ...
@@ -41,6 +56,10 @@ class SearchReader(ABC):
     def _search(self, experiments: Sequence[str], query: str, limit: int) -> list[Found]: ...
     @abstractmethod
     def _get(self, run_id: str) -> Found: ...
+    @abstractmethod
+    def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
+        """All values of a metric of several runs; a run that never logged it is left out."""
+
     @abstractmethod
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
@@ -62,76 +81,79 @@ class SearchReader(ABC):
     ) -> RunPage:
         names = self.experiments()
         wanted = [id for id in names if experiments is None or id in experiments]
-        found: list[Found] = []
-        last, size, are_more = position_of(token), 0, bool(wanted)
-        while are_more and len(found) <= limit:  # one more than asked for says that there are more
-            size = max(size, min(_AT_ONCE, limit - len(found) + 2))  # the last one comes again
-            conditions = [_HAS_NOT_ENDED] if active else []
-            if last:
-                conditions.append(f"attributes.start_time <= {-last[0]}")
+        conditions = [_HAS_NOT_ENDED] if active else []
+        found = list(self._matching(wanted, conditions, position_of(token), limit + 1))
+        records = tuple(_record(run, names, params) for run in found[:limit])
+        return RunPage(
+            records, token_of(position_of_run(found[limit - 1][0])) if len(found) > limit else None
+        )
+
+    def _matching(
+        self,
+        experiments: Sequence[str],
+        conditions: Sequence[str],
+        last: Position | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Found]:
+        """Runs that meet all conditions, newest first.
+
+        Args:
+            last: Only those after this one. limit: So many are wanted; a few more may come.
+        """
+        count, size, are_more = 0, 0, bool(experiments)
+        while are_more and (limit is None or count < limit):
+            left = _AT_ONCE if limit is None else limit - count
+            size = max(size, min(_AT_ONCE, left + 1))  # the last one comes again
+            here = [*conditions, f"attributes.start_time <= {-last[0]}"] if last else conditions
             with translated(self.tracking_uri, "list runs"):
-                some = self._search(wanted, " and ".join(conditions), size)
-            new = [run for run in some if not last or _position(run[0]) > last]
-            found += new
+                some = self._search(experiments, " and ".join(here), size)
+            new = [run for run in some if not last or position_of_run(run[0]) > last]
+            yield from new
+            count += len(new)
             are_more = len(some) == size
             if new:
-                last, size = _position(new[-1][0]), 0
+                last, size = position_of_run(new[-1][0]), 0
             else:
                 size *= 2  # so many started in one millisecond
-        records = tuple(
-            RunRecord(_without_requests(data), names[data.experiment_id], _chosen(all_params, params))
-            for data, all_params, _ in found[:limit]
-        )
-        return RunPage(records, token_of(_position(found[limit - 1][0])) if len(found) > limit else None)
 
-    def columns(self, experiments: Sequence[str], wanted: Wanted) -> RunColumns:
-        records = list(self._all(experiments))
-        return RunColumns(
-            heads=tuple(_head(record.data) for record in records),
-            metrics={(key, agg): self._values(records, key, agg) for key, agg in wanted.metrics},
-            params={
-                key: {r.data.run_id: r.params[key] for r in records if key in r.params}
-                for key in wanted.params
-            },
-            tags={
-                key: {r.data.run_id: r.data.tags[key] for r in records if key in r.data.tags}
-                for key in wanted.tags
-            },
-        )
+    def runs_of(self, experiments: Sequence[str]) -> SearchedRuns:
+        return SearchedRuns(self, experiments)
 
-    def keys(self, experiments: Sequence[str]) -> Keys:
-        records = list(self._all(experiments))
-        texts: dict[str, set[str]] = defaultdict(set)
-        for record in records:
-            for key, value in record.params.items():
-                texts[key].add(value)
-        return Keys(
-            Counter(key for record in records for key in record.data.metrics),
-            Counter(key for record in records for key in record.params),
-            Counter(key for record in records for key in record.data.tags),
-            {key: len(values) for key, values in texts.items()},
-        )
-
-    def _all(self, experiments: Sequence[str]) -> Iterator[RunRecord]:
-        token = None
-        while True:
-            page = self.page(token, limit=_AT_ONCE, experiments=experiments)
-            yield from page.records
-            token = page.next
-            if token is None:
-                return
-
-    def _values(self, records: Sequence[RunRecord], key: str, agg: Agg) -> dict[str, Value]:
-        have = [record.data for record in records if key in record.data.metrics]
-        if agg == "last":
-            return {data.run_id: Value(data.metrics[key], data.steps[key]) for data in have}
-        found = {}
-        for run_id, series in self.series([data.run_id for data in have], key).items():
-            places = np.flatnonzero(np.isfinite(series.values))
-            if len(places):
-                best = places[(np.argmin if agg == "min" else np.argmax)(series.values[places])]
-                found[run_id] = Value(float(series.values[best]), int(series.steps[best]))
+    def named(self, name: str) -> list[RunHead]:
+        names = self.experiments()
+        if "'" in name:  # MLflow's filters cannot say it
+            return [head for head in self.runs_of(list(names)).columns(Wanted()).heads if head.label == name]
+        found = self._heads(list(names), f"attributes.run_name = '{name}'")
+        if not found and re.fullmatch("[0-9a-f]+", name):
+            found = self._heads(list(names), f"attributes.run_id LIKE '{name}%'")
         return found
+
+    def _heads(self, experiments: Sequence[str], query: str) -> list[RunHead]:
+        return [_head(_told(data)) for data, _, _ in self._matching(experiments, [query])]
+
+    def all_records(self, experiments: Sequence[str]) -> list[RunRecord]:
+        """All runs of these experiments, the newest first."""
+        names = self.experiments()
+        return [_record(run, names) for run in self._every([id for id in experiments if id in names])]
+
+    def _every(self, experiments: Sequence[str]) -> Iterable[Found]:
+        return self._matching(experiments, [])
+
+    def values(self, records: Sequence[RunRecord], key: str, agg: Agg) -> dict[str, Value]:
+        """A column of `RunsOf.columns`. Of runs that have ended, what takes a history is read once."""
+        have = {record.data.run_id: record.data for record in records if key in record.data.metrics}
+        if agg == "last":
+            return {data.run_id: Value(data.metrics[key], data.steps[key]) for data in have.values()}
+        asked = {run_id: _Asked(run_id, key, agg, _logged(data, key)) for run_id, data in have.items()}
+        unknown = [run_id for run_id in have if asked[run_id] not in self._values]
+        found = {run_id: _value(series, agg) for run_id, series in self.whole(unknown, key).items()}
+        if len(self._values) + len(found) > _KEPT:
+            self._values.clear()
+        self._values |= {asked[id]: value for id, value in found.items() if have[id].ended is not None}
+        every = {
+            run_id: found[run_id] if run_id in found else self._values.get(asked[run_id]) for run_id in have
+        }
+        return {run_id: value for run_id, value in every.items() if value is not None}
 
     def record(self, run_id: str) -> RunRecord:
         with translated(self.tracking_uri):
@@ -142,6 +164,45 @@ class SearchReader(ABC):
         if name is None or not exists:
             raise RunNotFound(f"run {run_id} is deleted")
         return RunRecord(_told(data), name, params)
+
+
+class SearchedRuns:
+    """`RunsOf`, read once."""
+
+    def __init__(self, reader: SearchReader, experiments: Sequence[str]) -> None:
+        self._reader = reader
+        self._experiments = experiments
+
+    @cached_property
+    def _records(self) -> list[RunRecord]:
+        return self._reader.all_records(self._experiments)
+
+    def columns(self, wanted: Wanted) -> RunColumns:
+        records = self._records
+        return RunColumns(
+            heads=tuple(_head(record.data) for record in records),
+            metrics={(key, agg): self._reader.values(records, key, agg) for key, agg in wanted.metrics},
+            params={
+                key: {r.data.run_id: r.params[key] for r in records if key in r.params}
+                for key in wanted.params
+            },
+            tags={
+                key: {r.data.run_id: r.data.tags[key] for r in records if key in r.data.tags}
+                for key in wanted.tags
+            },
+        )
+
+    def keys(self) -> Keys:
+        texts: dict[str, set[str]] = defaultdict(set)
+        for record in self._records:
+            for key, value in record.params.items():
+                texts[key].add(value)
+        return Keys(
+            Counter(key for record in self._records for key in record.data.metrics),
+            Counter(key for record in self._records for key in record.params),
+            Counter(key for record in self._records for key in record.data.tags),
+            {key: len(values) for key, values in texts.items()},
+        )
 
 
 class ClientReader(SearchReader):
@@ -176,17 +237,25 @@ class ClientReader(SearchReader):
     def _found(run: Any) -> Found:
         return ClientApi.data(run), dict(run.data.params), run.info.lifecycle_stage == "active"
 
-    def series(
-        self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
-    ) -> dict[str, Series]:
+    def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
         found = {}
         for run_id in run_ids:
             with translated(self.tracking_uri):
                 history = self._client.get_metric_history(run_id, key)
-            logged = [(m.step, m.value, m.timestamp) for m in history if after is None or m.step > after]
-            if logged:
-                found[run_id] = reduce(series_of(logged), points)
+            if history:
+                found[run_id] = series_of((m.step, m.value, m.timestamp) for m in history)
         return found
+
+    def series(
+        self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
+    ) -> dict[str, Series]:
+        found = self.whole(run_ids, key)
+        if after is not None:
+            later = {run_id: series.taken(series.steps > after) for run_id, series in found.items()}
+            found = {
+                id: replace(each, total=len(each.steps)) for id, each in later.items() if len(each.steps)
+            }
+        return {run_id: reduce(series, points) for run_id, series in found.items()}
 
 
 def token_of(position: Position) -> str:
@@ -202,8 +271,30 @@ def position_of(token: str | None) -> Position | None:
     return -int(started), run_id
 
 
-def _position(data: RunData) -> Position:
+def position_of_run(data: RunData) -> Position:
+    """Where a run stands."""
     return -round(data.started.timestamp() * 1000) if data.started else 0, data.run_id
+
+
+def _record(run: Found, names: Mapping[str, str], params: Sequence[str] | None = None) -> RunRecord:
+    data, every, _ = run
+    return RunRecord(_without_requests(data), names[data.experiment_id], _chosen(every, params))
+
+
+def _logged(data: RunData, key: str) -> str:
+    """Changes when the run logs the metric, ends or goes on."""
+    return f"{data.ended} {data.metrics[key]} {data.steps[key]} {data.logged_at[key]}"
+
+
+def _value(series: Series, agg: Agg) -> Value | None:
+    """The value of a whole series that was asked for; None where none is finite."""
+    if count := mean_of(agg):
+        return Value(mean(series.values[-count:].tolist()), int(series.steps[-1]))
+    places = np.flatnonzero(np.isfinite(series.values))
+    if not len(places):
+        return None
+    best = places[(np.argmin if agg == "min" else np.argmax)(series.values[places])]
+    return Value(float(series.values[best]), int(series.steps[best]))
 
 
 def _head(data: RunData) -> RunHead:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from ftlab_mlflow.analytics import sql_columns
-from ftlab_mlflow.analytics.columns import Keys, RunColumns, Wanted
+from ftlab_mlflow.analytics.columns import RunHead
 from ftlab_mlflow.analytics.mlflow_tables import (
     EXPERIMENTS,
     IS_FINITE,
@@ -29,6 +29,7 @@ from ftlab_mlflow.analytics.mlflow_tables import (
 from ftlab_mlflow.analytics.reader import REQUEST_TAGS, RunPage, RunRecord, series_of, told
 from ftlab_mlflow.analytics.search_reader import position_of, token_of
 from ftlab_mlflow.analytics.series import Series, reduce
+from ftlab_mlflow.analytics.sql_columns import SqlRuns, are_named, heads
 from ftlab_mlflow.control.mlflow_errors import unavailable
 from ftlab_mlflow.control.mlflow_store import end_of, open_database, time_of
 from ftlab_mlflow.control.store import NOT_ENDED, RunData
@@ -171,13 +172,17 @@ class SqlReader:
             for row in rows
         )
 
-    def columns(self, experiments: Sequence[str], wanted: Wanted) -> RunColumns:
-        with self._connection() as connection:
-            return sql_columns.columns(connection, experiments, wanted)
+    def runs_of(self, experiments: Sequence[str]) -> SqlRuns:
+        return SqlRuns(self._connection, experiments)
 
-    def keys(self, experiments: Sequence[str]) -> Keys:
+    def named(self, name: str) -> list[RunHead]:
+        there = sa.select(EXPERIMENTS.c.experiment_id).where(EXPERIMENTS.c.lifecycle_stage == "active")
+        is_active = sa.and_(RUNS.c.lifecycle_stage == "active", RUNS.c.experiment_id.in_(there))
         with self._connection() as connection:
-            return sql_columns.keys(connection, experiments)
+            found = list(heads(connection, sa.and_(is_active, are_named(name))))
+            if not found and re.fullmatch("[0-9a-f]+", name):
+                found = list(heads(connection, sa.and_(is_active, RUNS.c.run_uuid.startswith(name))))
+        return found
 
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None

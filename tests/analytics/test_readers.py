@@ -459,8 +459,8 @@ def test_each_piece_keeps_its_extremes(
 def test_the_benchmark_reads_a_store_that_mlflow_can_read(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    path = Path(__file__).parents[2] / "benchmarks" / "dashboard_store.py"
-    spec = importlib.util.spec_from_file_location("dashboard_store", path)
+    path = Path(__file__).parents[2] / "benchmarks" / "run_store.py"
+    spec = importlib.util.spec_from_file_location("run_store", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -65,6 +65,9 @@ def build(
     history: int = 40,
     long_metrics: int = 0,
     long_points: int = 100_000,
+    deep_runs: int = 0,
+    deep_history: int = 1000,
+    experiments: Sequence[str] = EXPERIMENTS,
     seed: int = 0,
     now: datetime | None = None,
 ) -> Store:
@@ -75,6 +78,8 @@ def build(
         params, metrics, extra_tags: How many each run has; tags of this project come on top.
         history: Values that a run has of its loss; other metrics have one value.
         long_metrics, long_points: One more run, which trains, with so many metrics of so many values each.
+        deep_runs, deep_history: So many runs, spread evenly, have a history of so many values.
+        experiments: Names; the runs take turns.
         seed: The same seed and `now` give the same rows.
         now: UTC; None is the present, so that heartbeats are fresh.
     """
@@ -85,14 +90,16 @@ def build(
         database.executescript("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;")
         for name in _INDEXES:
             database.execute(f"DROP INDEX {name}")
-        experiments = writer.experiments(database)
+        places = writer.experiments(database, experiments)
         ids = []
         for number in range(runs):
-            experiment = experiments[number % len(experiments)]
-            ids.append(writer.run(database, number, experiment, params, metrics, extra_tags, history))
+            is_deep = (number + 1) * deep_runs // runs > number * deep_runs // runs
+            values = deep_history if is_deep else history
+            place = places[number % len(places)]
+            ids.append(writer.run(database, number, place, params, metrics, extra_tags, values))
         long_run, keys = None, tuple(_names(_METRICS, long_metrics))
         if long_metrics:
-            long_run = writer.long_run(database, experiments[0], keys, long_points)
+            long_run = writer.long_run(database, places[0], keys, long_points)
         for statement in _INDEXES.values():
             database.execute(statement)
         database.executescript("ANALYZE; PRAGMA journal_mode = DELETE;")
@@ -117,13 +124,13 @@ class _Writer:
     def _id(self) -> str:
         return self._random.bytes(16).hex()
 
-    def experiments(self, database: sqlite3.Connection) -> list[int]:
+    def experiments(self, database: sqlite3.Connection, names: Sequence[str]) -> list[int]:
         """Adds the experiments and gives their ids."""
         first = database.execute("SELECT MAX(experiment_id) + 1 FROM experiments").fetchone()[0]
         ms = _ms(self._now)
         rows = [
             (first + place, name, f"./mlartifacts/{name}", "active", ms, ms, "default")
-            for place, name in enumerate(EXPERIMENTS)
+            for place, name in enumerate(names)
         ]
         columns = "experiment_id, name, artifact_location, lifecycle_stage, creation_time, last_update_time"
         _insert(database, "experiments", f"{columns}, workspace", rows)
@@ -144,7 +151,7 @@ class _Writer:
         started = self._now - timedelta(minutes=number)
         state = self._state(number)
         status = _ENDS.get(state, "RUNNING")
-        step = STEPS if state == "finished" else int(self._random.integers(1, STEPS))
+        step = STEPS if state == "finished" else max(history, int(self._random.integers(1, STEPS)))
         self._insert_run(database, run_id, name, status, started, experiment)
         values = self._random.choice([0.0, 1e-5, 5e-5, 1e-4], len(_names(_PARAMS, params)))
         texts = [
