@@ -97,6 +97,12 @@ class RunReader(Protocol):
     def named(self, name: str) -> list[RunHead]:
         """The runs of this name, or whose id begins so, that are not deleted; newest first."""
 
+    def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
+        """All values of a metric of several runs; a run that never logged it is left out.
+
+        It takes 2 s a million values in SQL, and 50 s over HTTP.
+        """
+
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
     ) -> dict[str, Series]:
@@ -146,5 +152,5 @@ def series_of(points: Iterable[tuple[int, float, int]], total: int | None = None
     steps, times = np.array(columns[0], dtype=np.int64), np.array(columns[2], dtype=np.int64)
     values = np.array(columns[1], dtype=np.float64)
     values[np.abs(values) >= LARGEST] *= np.inf
-    order = np.lexsort((times, steps))
+    order = np.lexsort((values, times, steps))
     return Series(steps[order], values[order], times[order], len(steps) if total is None else total)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.comparison import MAX_RUNS, differing_params
 from ftlab_mlflow.analytics.effects import of_changes
 from ftlab_mlflow.analytics.queries import Limit, Offset
-from ftlab_mlflow.analytics.reader import EXACT, RunReader, RunRecord
+from ftlab_mlflow.analytics.reader import RunReader, RunRecord
 from ftlab_mlflow.analytics.run_rows import PARENT, row_of
 from ftlab_mlflow.analytics.series import Series, nonfinite, reduce
 from ftlab_mlflow.control.markers import markers
@@ -103,9 +105,8 @@ def metric_history(
     Returns:
         ``series``: by metric ``points`` ([step, value], NaN and infinity as text), ``total`` values in the
         range, how many are ``nan`` and ``inf``, the ``first`` and ``last`` value, ``min`` and ``max`` of the
-        finite ones as [step, value] (the first of equal ones). ``is_exact`` is false where the store gave a
-        sample, beyond 10,000 values. ``max_points``: What was kept, fewer than asked for where the answer
-        would be too long.
+        finite ones as [step, value] (the first of equal ones). ``max_points``: What was kept, fewer than
+        asked for where the answer would be too long.
 
     Raises:
         AnalyticsError: No such run; it has logged no such metric.
@@ -116,9 +117,8 @@ def metric_history(
     whole = {}
     for metric in dict.fromkeys(metrics):
         _known_metric(record, metric)
-        after = None if from_step is None else from_step - 1
-        found = store.series([record.data.run_id], metric, points=EXACT, after=after).get(record.data.run_id)
-        whole[metric] = _until(found, to_step)
+        found = store.whole([record.data.run_id], metric)[record.data.run_id]
+        whole[metric] = _between(found, from_step, to_step)
     while True:
         answer: Answer = {
             "run_id": record.data.run_id,
@@ -132,16 +132,12 @@ def metric_history(
         max_points = max(10, max_points * 3 // 4)
 
 
-def _until(series: Series | None, to_step: int | None) -> Series:
-    if series is None:
-        nothing = np.array([], dtype=np.int64)
-        return Series(nothing, nothing.astype(np.float64), nothing, 0)
-    if to_step is None:
-        return series
-    is_in = series.steps <= to_step
-    cut = series.taken(is_in)
-    is_whole = series.total == len(series.steps)
-    return Series(cut.steps, cut.values, cut.times, len(cut.steps) if is_whole else series.total)
+def _between(series: Series, from_step: int | None, to_step: int | None) -> Series:
+    low, high = (
+        bound if bound is not None else sign * math.inf for bound, sign in ((from_step, -1), (to_step, 1))
+    )
+    cut = series.taken((series.steps >= low) & (series.steps <= high))
+    return replace(cut, total=len(cut.steps))
 
 
 def _told(series: Series, points: int) -> dict[str, Any]:
@@ -165,7 +161,6 @@ def _told(series: Series, points: int) -> dict[str, Any]:
         "last": ends[1],
         "min": low,
         "max": high,
-        "is_exact": series.total == len(series.values),
     }
 
 
@@ -206,7 +201,7 @@ def compare_runs(runs: Runs, metrics: Metrics | None = None, *, tracking_uri: st
 
 def _outcomes(store: RunReader, records: list[RunRecord], metric: str) -> dict[str, dict[str, Any]]:
     have = [record.data for record in records if metric in record.data.metrics]
-    series = store.series([data.run_id for data in have], metric, points=EXACT)
+    series = store.whole([data.run_id for data in have], metric)
     found = {}
     for data in have:
         values = series[data.run_id].values
@@ -244,7 +239,7 @@ def live_changes(
     store = scope.reader(tracking_uri)
     record = scope.record(store, run)
     marks = markers(RunView.of(record.data).entries)
-    loss = store.series([record.data.run_id], "loss", points=EXACT).get(record.data.run_id)
+    loss = store.whole([record.data.run_id], "loss").get(record.data.run_id)
     effects = {mark.id: effect for mark, effect in of_changes(loss, marks)} if loss else {}
     rows = []
     for mark in marks:

@@ -57,9 +57,7 @@ class SearchReader(ABC):
     @abstractmethod
     def _get(self, run_id: str) -> Found: ...
     @abstractmethod
-    def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
-        """All values of a metric of several runs; a run that never logged it is left out."""
-
+    def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]: ...
     @abstractmethod
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None

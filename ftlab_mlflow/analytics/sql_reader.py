@@ -184,6 +184,16 @@ class SqlReader:
                 found = list(heads(connection, sa.and_(is_active, RUNS.c.run_uuid.startswith(name))))
         return found
 
+    def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
+        rows: dict[str, list[tuple[int, float, int]]] = defaultdict(list)
+        with self._connection() as connection:
+            for begin in range(0, len(run_ids), _AT_ONCE):
+                is_one = METRICS.c.run_uuid.in_(run_ids[begin : begin + _AT_ONCE])
+                query = _POINTS.where(METRICS.c.key == key, is_one)
+                for run_id, step, value, time, is_nan in connection.execute(query):
+                    rows[run_id].append((step, math.nan if is_nan else value, time))
+        return {run_id: series_of(points) for run_id, points in rows.items()}
+
     def series(
         self, run_ids: Sequence[str], key: str, *, points: int = 1000, after: int | None = None
     ) -> dict[str, Series]:

@@ -43,7 +43,7 @@ def test_a_short_history_is_whole(traps: tuple[str, Oracle]) -> None:
     for run_id in oracle.runs.index[:12]:
         points = oracle.points[(oracle.points["run_uuid"] == run_id) & (oracle.points["key"] == "eval_loss")]
         if not len(points):
-            with pytest.raises(AnalyticsError, match="has logged no 'eval_loss'; there are 3"):
+            with pytest.raises(AnalyticsError, match=r"has logged no 'eval_loss'; there are \d, such as"):
                 call_tool("metric_history", {"run": run_id, "metrics": ["eval_loss"]}, uri)
             continue
         answer = call_tool("metric_history", {"run": run_id, "metrics": ["eval_loss"]}, uri)
@@ -54,7 +54,6 @@ def test_a_short_history_is_whole(traps: tuple[str, Oracle]) -> None:
         pd.testing.assert_series_equal(values, points["value"].reset_index(drop=True), check_names=False)
         assert (told["total"], told["nan"]) == (len(points), points["value"].isna().sum())
         assert told["inf"] == (points["value"].abs() == math.inf).sum()
-        assert told["is_exact"]
         if len(finite):
             assert told["min"][1] == finite["value"].min()
             assert told["max"][1] == finite["value"].max()
@@ -71,7 +70,7 @@ def test_a_long_history_keeps_its_extremes_and_its_size(runs: Runs) -> None:
     told = answer["series"]["loss"]
     assert answer["max_points"] < 1000
     assert len(told["points"]) <= answer["max_points"]
-    assert (told["total"], told["nan"], told["is_exact"]) == (9000, 1, True)
+    assert (told["total"], told["nan"]) == (9000, 1)
     assert (told["min"], told["max"]) == ([1235, -50.0], [4322, 50.0])
     assert {1235, 4322} <= {step for step, _ in told["points"]}
     part = call_tool(

@@ -20,8 +20,16 @@ VALUES = (0.5, 0.5, 0.25, 1.0, 2.0, -1.0, 3.5)
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 
 
-def fill(database: str, seed: int, runs: int = 60) -> None:
-    """Adds the experiments ``traps`` and ``other`` with so many runs to a database with MLflow's tables."""
+LONG = 6000
+"""Values of a history that no store gives in one piece, whose extremes lie between what a sample sees."""
+
+
+def fill(database: str, seed: int, runs: int = 60, *, order: int = 0, long: bool = False) -> None:
+    """Adds the experiments ``traps`` and ``other`` with so many runs to a database with MLflow's tables.
+
+    Args:
+        order: Of insertion; it changes nothing else. long: With one more run of `LONG` values.
+    """
     dice = random.Random(seed)
     engine = sa.create_engine(database)
     tables = sa.MetaData()
@@ -32,8 +40,13 @@ def fill(database: str, seed: int, runs: int = 60) -> None:
         rows["experiments"].append(
             {"experiment_id": number, "name": name, "lifecycle_stage": stage, "artifact_location": "mem:/"}
         )
+    ids: list[str] = []
     for number in range(runs):
-        _add(dice, number, rows)
+        ids.append(_add(dice, number, ids, rows))
+    if long:
+        _add_long(dice, ids[0], rows)
+    for some in rows.values():
+        random.Random(order).shuffle(some)
     with engine.begin() as connection:
         for name in ("experiments", "runs", "params", "tags", "metrics", "latest_metrics"):
             if rows[name]:
@@ -45,7 +58,7 @@ def fill(database: str, seed: int, runs: int = 60) -> None:
     engine.dispose()
 
 
-def _add(dice: random.Random, number: int, rows: dict[str, list[dict[str, Any]]]) -> None:
+def _add(dice: random.Random, number: int, before: list[str], rows: dict[str, list[dict[str, Any]]]) -> str:
     run_id = f"{dice.getrandbits(128):032x}"
     status = dice.choice(STATUSES)
     start = BEGIN_MS + dice.choice((0, 0, 1000 * number))  # many begin in the same millisecond
@@ -66,6 +79,7 @@ def _add(dice: random.Random, number: int, rows: dict[str, list[dict[str, Any]]]
             "experiment_id": dice.choice((101, 101, 101, 101, 102, 103)),
         }
     )
+    rows["tags"].append({"run_uuid": run_id, "key": "mlflow.runName", "value": rows["runs"][-1]["name"]})
     if dice.random() < 0.85:
         rows["params"].append({"run_uuid": run_id, "key": "learning_rate", "value": dice.choice(RATES)})
     rows["params"].append({"run_uuid": run_id, "key": "use cache", "value": dice.choice(("True", "False"))})
@@ -73,9 +87,28 @@ def _add(dice: random.Random, number: int, rows: dict[str, list[dict[str, Any]]]
         rows["params"].append({"run_uuid": run_id, "key": "layers", "value": dice.choice(("2", "4.0", "8"))})
     if dice.random() < 0.5:
         rows["tags"].append({"run_uuid": run_id, "key": "team", "value": dice.choice(("red", "Blue", "7"))})
+    if before and dice.random() < 0.3:  # a nested run
+        rows["tags"].append({"run_uuid": run_id, "key": "mlflow.parentRunId", "value": dice.choice(before)})
     for key in METRICS:
         if dice.random() < 0.85:
             _log(dice, run_id, key, start, rows)
+    return run_id
+
+
+def _add_long(dice: random.Random, like: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+    run_id = f"{dice.getrandbits(128):032x}"
+    (run,) = (dict(row) for row in rows["runs"] if row["run_uuid"] == like)
+    run |= {"run_uuid": run_id, "name": "long", "status": "FINISHED", "lifecycle_stage": "active"}
+    rows["runs"].append(run | {"experiment_id": 101, "end_time": BEGIN_MS + 60_000})
+    rows["tags"].append({"run_uuid": run_id, "key": "mlflow.runName", "value": "long"})
+    values = [dice.uniform(1, 2) for _ in range(LONG)]
+    values[LONG // 3 + 1], values[LONG // 2 + 1] = -50.0, 50.0
+    logged = [
+        {"run_uuid": run_id, "key": "eval_loss", "step": step, "timestamp": BEGIN_MS + step} | _kept(value)
+        for step, value in enumerate(values)
+    ]
+    rows["metrics"] += logged
+    rows["latest_metrics"].append(logged[-1])
 
 
 def _log(
@@ -139,6 +172,13 @@ class Oracle:
         points = self.points[self.points["key"] == metric]
         if agg == "last":
             found = points.drop_duplicates("run_uuid", keep="last").set_index("run_uuid")[["value", "step"]]
+        elif agg.startswith("mean"):
+            last = points.groupby("run_uuid").tail(int(agg.rpartition("_")[2]))
+            grouped = last.groupby("run_uuid")
+            found = grouped["step"].max().to_frame()
+            found["value"] = grouped["value"].apply(
+                lambda x: x.mean() if (x.abs() < INFINITE).all() else None
+            )
         else:
             finite = points[points["value"].abs() < float("inf")]
             best = finite.sort_values(["value", "step"], ascending=[agg == "min", True])
