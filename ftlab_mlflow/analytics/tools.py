@@ -16,6 +16,7 @@ from ftlab_mlflow.analytics.answer import Answer
 from ftlab_mlflow.analytics.arithmetic import calculate
 from ftlab_mlflow.analytics.chart import plot_metrics
 from ftlab_mlflow.analytics.costs import cost_summary
+from ftlab_mlflow.analytics.diagnosis import diagnose_run
 from ftlab_mlflow.analytics.overview import describe_experiment, param_effects
 from ftlab_mlflow.analytics.queries import aggregate, list_experiments, rank_runs, search_runs
 from ftlab_mlflow.analytics.run_queries import (
@@ -76,6 +77,7 @@ TOOLS: Mapping[str, Tool] = {
         metric_history,
         aggregate,
         param_effects,
+        diagnose_run,
         live_changes,
         cost_summary,
         plot_metrics,
