@@ -23,7 +23,7 @@ from report import publish, table  # noqa: E402
 
 from ftlab_mlflow.analytics import call_tool  # noqa: E402
 
-FIRST_SEED = 100
+FIRST_SEED = 200
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             for seed in range(FIRST_SEED, FIRST_SEED + seeds):
                 run_id = train(replace(spec, seed=seed), uri, folder)
                 answer = call_tool("diagnose_run", {"run": run_id}, uri)
-                kinds = {finding["kind"] for finding in answer["findings"]}
+                kinds = {finding["kind"] for finding in answer["rows"]}
                 here.update(kinds)
                 right.update(spec.expected & kinds)
                 missed.update(spec.expected - kinds)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +25,7 @@ _KINDS = {
     "limits": "a (min, max) pair of numbers by parameter, such as {learning_rate: [0, 0.001]}",
 }
 
+Direction = Literal["lower", "higher", "none"]
 Limits = dict[str, tuple[float | None, float | None]]
 
 
@@ -101,12 +103,35 @@ def answer_chars() -> int:
     """Characters of JSON that an answer of `ftlab_mlflow.analytics` may have: ``FTLAB_ANSWER_CHARS``.
 
     Raises:
-        ConfigError: It is no whole number from 1000.
+        ConfigError: It is no whole number from 4000.
     """
     text = os.environ.get("FTLAB_ANSWER_CHARS") or "12000"
-    if not text.isascii() or not text.isdigit() or int(text) < 1000:
-        raise ConfigError(f"FTLAB_ANSWER_CHARS must be a whole number of characters from 1000, got {text!r}")
+    if not text.isascii() or not text.isdigit() or int(text) < 4000:
+        raise ConfigError(f"FTLAB_ANSWER_CHARS must be a whole number of characters from 4000, got {text!r}")
     return int(text)
+
+
+def metric_directions() -> tuple[tuple[str, Direction], ...]:
+    """Which way is better for metrics of the user's own: a name and ``lower``, ``higher`` or ``none`` each.
+
+    ``FTLAB_METRICS`` holds them, such as ``toxicity=lower; judge/*=higher``; ``*`` stands for any text. The
+    first that fits a metric counts, with and without ``eval_``, and before what is known of it.
+
+    Raises:
+        ConfigError: One is no such pair.
+    """
+    return _directions(os.environ.get("FTLAB_METRICS", ""))
+
+
+@lru_cache
+def _directions(text: str) -> tuple[tuple[str, Direction], ...]:
+    found: list[tuple[str, Direction]] = []
+    for part in filter(str.strip, text.split(";")):
+        name, _, way = (each.strip() for each in part.rpartition("="))
+        if not name or way not in get_args(Direction):
+            raise ConfigError(f"FTLAB_METRICS must be NAME=lower|higher|none; …, got {part.strip()!r}")
+        found.append((name, cast(Direction, way)))
+    return tuple(found)
 
 
 def gpu_prices() -> dict[str, float]:

@@ -7,10 +7,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ftlab_mlflow.errors import AnalyticsError
 from ftlab_mlflow.settings import answer_chars
 
 Answer = dict[str, Any]
 """An answer as JSON values."""
+
+
+_TEXT = 500
+"""Characters of one value."""
 
 
 def shown(value: float | None) -> float | str | None:
@@ -52,19 +57,42 @@ def listed(
         page = page[: len(page) * 3 // 4]
 
 
-def shortened(answer: Answer, parts: Sequence[str]) -> Answer:
+def shortened(
+    answer: Answer, parts: Sequence[str], *, arguments: Mapping[str, Any], skip: Mapping[str, int] | None
+) -> Answer:
     """An answer without the last names of its longest part, again and again, until it has its size.
 
     Args:
-        parts: Keys of objects in it. What is dropped of each is counted in ``omitted``.
+        parts: Keys of objects in it. ``total`` says how many names each had, ``omitted`` how many are left
+            out at the end, ``next`` what gets these.
+        arguments: Of this call.
+        skip: Names to leave out at the begin of each part.
+
+    Raises:
+        AnalyticsError: `skip` names no part.
     """
+    skip = dict(skip or {})
+    if unknown := sorted(skip.keys() - set(parts)):
+        raise AnalyticsError(f"skip: there is no part {unknown[0]!r}; there are {', '.join(parts)}")
+    total = {part: len(answer[part]) for part in parts}
+    for part, count in skip.items():
+        answer[part] = dict(list(answer[part].items())[count:])
+    answer |= {"total": total, "omitted": {}, "next": None}
     while size(answer) > answer_chars() and any(answer[part] for part in parts):
         longest = max(parts, key=lambda part: size(answer[part]))
         items = list(answer[longest].items())
-        kept = len(items) * 3 // 4
-        answer[longest] = dict(items[:kept])
-        answer["omitted"][longest] = answer["omitted"].get(longest, 0) + len(items) - kept
+        answer[longest] = dict(items[: len(items) * 3 // 4])
+        reached = {part: min(skip.get(part, 0) + len(answer[part]), total[part]) for part in parts}
+        answer["omitted"] = {
+            part: total[part] - reached[part] for part in parts if reached[part] < total[part]
+        }
+        answer["next"] = {**arguments, "skip": reached}
     return answer
+
+
+def clipped(text: str) -> str:
+    """A text as an answer has it: of a long one the begin, and how long it is."""
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text):,} characters)"
 
 
 def size(answer: Answer) -> int:

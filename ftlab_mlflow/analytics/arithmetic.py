@@ -56,7 +56,7 @@ def calculate(
         tracking_uri: Not used: nothing is read.
 
     Returns:
-        ``expression, value``.
+        ``expression, value, policy``.
 
     Raises:
         AnalyticsError: It is no such expression, a name has no value, or the value is not finite.
@@ -71,7 +71,8 @@ def calculate(
         raise AnalyticsError(f"{expression!r} has no value: {error}") from error
     if not math.isfinite(value):
         raise AnalyticsError(f"{expression!r} has no finite value")
-    return {"expression": expression, "value": value}
+    policy = "in 64-bit floating point; what is not finite is an error"
+    return {"expression": expression, "value": value, "policy": policy}
 
 
 def _value(node: ast.expr, names: Mapping[str, float]) -> float:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ftlab_mlflow.analytics import scope
-from ftlab_mlflow.analytics.answer import Answer, shown
+from ftlab_mlflow.analytics.answer import Answer, listed, shown
 from ftlab_mlflow.analytics.evidence import Change, Evidence, Finding, Rule
 from ftlab_mlflow.analytics.method_symptoms import PREFERENCE_RULES, REWARD_RULES
 from ftlab_mlflow.analytics.metric_table import describe
+from ftlab_mlflow.analytics.queries import Limit, Offset
 from ftlab_mlflow.analytics.reader import RunReader, RunRecord
 from ftlab_mlflow.analytics.run_rows import method_of
 from ftlab_mlflow.analytics.series import Series, courses, latest
@@ -30,7 +31,9 @@ _SIGNS = {
 _ORDER = ("problem", "warning", "note")
 
 
-def diagnose_run(run: str, *, tracking_uri: str | None = None) -> Answer:
+def diagnose_run(
+    run: str, limit: Limit = 20, offset: Offset = 0, *, tracking_uri: str | None = None
+) -> Answer:
     """What is wrong with a run.
 
     Looked for are divergence, NaN, loss spikes, plateau, overfitting, underfitting, gradients that explode or
@@ -40,14 +43,15 @@ def diagnose_run(run: str, *, tracking_uri: str | None = None) -> Answer:
 
     Args:
         run: Id, unique prefix of one, or name.
+        limit: Findings to give at most. offset: Findings to pass over.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
 
     Returns:
-        ``run_id, name, method, state, step``; ``findings``, problems first: ``kind, severity`` (problem or
-        warning), ``summary, step, numbers, threshold, source`` (of the threshold), ``advice``, and ``live``:
-        new values by parameter, ``from`` and ``to``, that the run would take now (`propose_update` checks
-        others), empty where it takes none; ``clear``: what was looked for and is not there; ``not_judged``:
-        what cannot be told, and why. No findings mean no more than ``clear`` says.
+        Rows, problems first: ``kind, severity`` (problem or warning), ``summary, step, numbers, threshold,
+        source`` (of the threshold), ``advice``, and ``live``: new values by parameter, ``from`` and ``to``,
+        that the run would take now (`propose_update` checks others), empty where it takes none. ``run_id,
+        name, method, state, step`` of the run; ``clear``: what was looked for and is not there;
+        ``not_judged``: what cannot be told, and why. No rows mean no more than ``clear`` says.
 
     Raises:
         AnalyticsError: No such run.
@@ -58,23 +62,25 @@ def diagnose_run(run: str, *, tracking_uri: str | None = None) -> Answer:
     evidence = gathered(store, record)
     findings, clear, not_judged = diagnosed(evidence)
     view = evidence.view
-    return {
-        "run_id": record.data.run_id,
-        "name": record.data.label,
-        "method": evidence.method,
-        "state": view.state,
-        "step": view.status.step if view.status else None,
-        "findings": [_document(finding, view) for finding in findings],
-        "clear": clear,
-        "not_judged": not_judged,
-        "total": len(findings),
-        "omitted": {"rules that cannot be judged": len(not_judged)} if not_judged else {},
-        "policy": {
+    return listed(
+        [_document(finding, view) for finding in findings],
+        arguments={"run": run, "limit": limit},
+        offset=offset,
+        limit=limit,
+        omitted={"rule that cannot be judged": len(not_judged)},
+        run_id=record.data.run_id,
+        name=record.data.label,
+        method=evidence.method,
+        state=view.state,
+        step=view.status.step if view.status else None,
+        clear=clear,
+        not_judged=not_judged,
+        policy={
             "values": "all that were logged; of a step that was logged twice the last; what rollbacks took "
             "back is left out; NaN and infinity are counted as such and are in no median",
             "course": "medians of twenty pieces; a difference counts from 4.5 standard errors on",
         },
-    }
+    )
 
 
 def gathered(store: RunReader, record: RunRecord) -> Evidence:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Literal
 
 from ftlab_mlflow.control.tags import LIVE_METRIC_PREFIX
+from ftlab_mlflow.settings import metric_directions
 
 Better = Literal["lower", "higher"]
 
@@ -227,16 +229,27 @@ class Chart:
     has_steps: bool
 
 
-@lru_cache(maxsize=4096)
 def describe(key: str, method: str | None = None) -> Metric:
     """What a metric of this name is.
 
     Args:
         method: What the run is trained with, as in `Status.method`. The loss of GRPO and RLOO has no better:
             it is there for its gradient, and is near the same value however good the policy is.
+
+    Raises:
+        ConfigError: The user's own directions are malformed (`settings.metric_directions`).
     """
+    known = _described(key, method)
+    for name, way in metric_directions():
+        if fnmatchcase(key, name) or fnmatchcase(known.base, name):
+            return replace(known, better=None if way == "none" else way)
+    return known
+
+
+@lru_cache(maxsize=4096)
+def _described(key: str, method: str | None) -> Metric:
     if key.startswith("best_eval_") and key != "best_eval_step":
-        of = describe(key.removeprefix("best_"), method)
+        of = _described(key.removeprefix("best_"), method)
         return replace(of, key=key, base=key, title=f"Best {_lower(of.title)}", charted=False)
     base, rule, is_eval, dataset = _parsed(key)
     match = re.fullmatch(rule.pattern, base)

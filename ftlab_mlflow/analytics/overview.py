@@ -15,22 +15,27 @@ from ftlab_mlflow.analytics import conditions, scope
 from ftlab_mlflow.analytics.answer import Answer, listed, shortened
 from ftlab_mlflow.analytics.columns import Agg, RunColumns, Value, Wanted
 from ftlab_mlflow.analytics.metric_table import describe
-from ftlab_mlflow.analytics.queries import Limit, Offset, Statuses, counting, measured
-from ftlab_mlflow.analytics.run_rows import MODEL_PARAMS, NOT_OF_PEOPLE, model_of
+from ftlab_mlflow.analytics.queries import Limit, Offset, Skip, Statuses, counting, measured
+from ftlab_mlflow.analytics.run_rows import MODEL_PARAMS, NOT_OF_PEOPLE, PARENT, method_in, model_of
+from ftlab_mlflow.control.tags import COMMAND_LINE, STATUS
 
 FEWEST = 8
 """Runs below which nothing is said about a correlation."""
 _VALUES = 8
 """Values of a param that an overview names."""
+_OF_METHOD = frozenset({STATUS, COMMAND_LINE, PARENT})
 _LONGEST = 100
 """Characters of such a value; those that begin alike are counted together then."""
 
 
-def describe_experiment(experiment: str, *, tracking_uri: str | None = None) -> Answer:
-    """What can be asked about an experiment: params that vary, metrics, tags, models.
+def describe_experiment(
+    experiment: str, skip: Skip | None = None, *, tracking_uri: str | None = None
+) -> Answer:
+    """What can be asked about an experiment: params that vary, metrics, tags, methods, models.
 
     Args:
         experiment: Name or id.
+        skip: Names of each part to pass over, such as ``{"params": 40}``.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
 
     Returns:
@@ -38,11 +43,12 @@ def describe_experiment(experiment: str, *, tracking_uri: str | None = None) -> 
         ``runs`` have it, how many ``distinct`` values, the most frequent ``values`` with their counts, and
         ``min`` and ``max`` where all are numbers; ``constant_params``: how many others there are;
         ``metrics``: ``runs`` that logged it, ``better`` (lower, higher or null) and ``title``; ``tags``: runs
-        by key; ``models``: runs by base model. Where it would be too long, the rarest names are left out and
-        counted in ``omitted``.
+        by key; ``methods`` and ``models``: runs by training method and by base model, where they are known.
+        ``total`` counts the names of ``params``, ``metrics`` and ``tags``. Where it would be too long, the
+        rarest ones are left out and counted in ``omitted``; ``next`` gets them.
 
     Raises:
-        AnalyticsError: No such experiment.
+        AnalyticsError: No such experiment; no such part.
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
@@ -52,7 +58,7 @@ def describe_experiment(experiment: str, *, tracking_uri: str | None = None) -> 
     heads = runs.columns(Wanted()).heads
     vary = [name for name, n in keys.params.items() if keys.distinct[name] > 1 or n < len(heads)]
     models = [name for name in MODEL_PARAMS if name in keys.params]
-    columns = runs.columns(Wanted(params=frozenset([*vary, *models])))
+    columns = runs.columns(Wanted(params=frozenset([*vary, *models]), tags=_OF_METHOD))
     params = {name: _spread(columns.params[name]) for name in _frequent(vary, keys.params)}
     metrics = {
         name: {"runs": keys.metrics[name], "better": describe(name).better, "title": describe(name).title}
@@ -68,11 +74,11 @@ def describe_experiment(experiment: str, *, tracking_uri: str | None = None) -> 
         "constant_params": len(keys.params) - len(vary),
         "metrics": metrics,
         "tags": tags,
+        "methods": dict(_methods(columns).most_common(_VALUES)),
         "models": dict(_models(columns, models).most_common(_VALUES)),
-        "omitted": {},
         "policy": {"runs": "of every status; deleted ones are left out"},
     }
-    return shortened(answer, ("params", "metrics", "tags"))
+    return shortened(answer, ("params", "metrics", "tags"), arguments={"experiment": experiment}, skip=skip)
 
 
 def _frequent(names: Sequence[str] | Mapping[str, int], counts: Mapping[str, int]) -> list[str]:
@@ -86,6 +92,15 @@ def _models(columns: RunColumns, names: Sequence[str]) -> Counter[str]:
         for head in columns.heads
     )
     return Counter(model for params in of_run if (model := model_of(params)))
+
+
+def _methods(columns: RunColumns) -> Counter[str]:
+    """Runs by training method."""
+    of_run = (
+        {tag: columns.tags[tag][head.run_id] for tag in _OF_METHOD if head.run_id in columns.tags[tag]}
+        for head in columns.heads
+    )
+    return Counter(method for tags_of in of_run if (method := method_in(tags_of)))
 
 
 def _spread(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ftlab_mlflow.analytics import conditions, scope
-from ftlab_mlflow.analytics.answer import Answer, listed, shown
+from ftlab_mlflow.analytics.answer import Answer, clipped, listed, shown
 from ftlab_mlflow.analytics.columns import Agg, RunColumns, RunHead, Value, Wanted, mean_of
 from ftlab_mlflow.analytics.conditions import Condition, FieldName
 from ftlab_mlflow.analytics.moments import deviation, mean
@@ -25,6 +25,7 @@ from ftlab_mlflow.control.store import RunStatus
 
 Limit = Annotated[int, Field(ge=1, le=100)]
 Offset = Annotated[int, Field(ge=0)]
+Skip = dict[str, Offset]
 Statuses = Annotated[list[RunStatus], Field(min_length=1)]
 GroupField = Annotated[str, Field(pattern=r"^((params|tags)\.(?s:.+)|status)$")]
 _Found = tuple[RunHead, Mapping[str, Any]]
@@ -125,7 +126,10 @@ def search_runs(
             "start_time": _seconds(head.started),
             "end_time": _seconds(head.ended),
         }
-        | {field: shown(value) if isinstance(value, float) else value for field, value in values.items()}
+        | {
+            field: clipped(value) if isinstance(value, str) else shown(value)
+            for field, value in values.items()
+        }
         for head, values in fit
     ]
     arguments = {

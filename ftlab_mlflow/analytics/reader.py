@@ -54,7 +54,10 @@ class RunsOf(Protocol):
         """All of them, with the columns that are wanted."""
 
     def keys(self) -> Keys:
-        """The names of metrics, params and tags that they have."""
+        """The names of metrics, params and tags that they have, requests and answers left out."""
+
+    def requests(self) -> dict[str, dict[str, str]]:
+        """The tags of requests and answers (``ftlab.update.*``, ``ftlab.ack.*``) of those that have any."""
 
 
 class RunReader(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,15 +12,13 @@ import numpy as np
 from pydantic import Field
 
 from ftlab_mlflow.analytics import scope
-from ftlab_mlflow.analytics.answer import Answer, listed, shortened, shown, size
+from ftlab_mlflow.analytics.answer import Answer, clipped, shortened, shown, size
 from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.comparison import MAX_RUNS, differing_params
-from ftlab_mlflow.analytics.effects import of_changes
-from ftlab_mlflow.analytics.queries import Limit, Offset
+from ftlab_mlflow.analytics.queries import Skip
 from ftlab_mlflow.analytics.reader import RunReader, RunRecord
 from ftlab_mlflow.analytics.run_rows import PARENT, row_of
 from ftlab_mlflow.analytics.series import Series, nonfinite, reduce
-from ftlab_mlflow.control.markers import markers
 from ftlab_mlflow.control.messages import Update
 from ftlab_mlflow.control.view import RunView
 from ftlab_mlflow.control.wire import Scalar, utc_now
@@ -31,11 +29,12 @@ Metrics = Annotated[list[str], Field(min_length=1, max_length=20)]
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
 
 
-def get_run(run: str, *, tracking_uri: str | None = None) -> Answer:
+def get_run(run: str, skip: Skip | None = None, *, tracking_uri: str | None = None) -> Answer:
     """One run whole: state, parameters, last metrics, tags, its parent and children, its live changes.
 
     Args:
         run: Id, unique prefix of one, or name.
+        skip: Names of each part to pass over, such as ``{"params": 40}``.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
 
     Returns:
@@ -43,11 +42,12 @@ def get_run(run: str, *, tracking_uri: str | None = None) -> Answer:
         ``start_time, end_time`` (Unix seconds), ``step, max_steps, method, model``; ``params``; ``metrics``
         with ``last`` value and its ``step``, the most telling first; ``tags`` that people set; ``parent`` and
         ``children`` (nested runs); ``requests``: how many were ``applied``, ``rejected``, ``cancelled`` and
-        are ``pending`` (`live_changes` has them). Where it would be too long, names are left out and counted
-        in ``omitted``.
+        are ``pending`` (`live_changes` has them). ``total`` counts the names of ``params``, ``metrics``,
+        ``tags`` and ``children``. Where it would be too long, the last ones are left out and counted in
+        ``omitted``; ``next`` gets them. Of texts of more than 500 characters the begin is shown.
 
     Raises:
-        AnalyticsError: No such run.
+        AnalyticsError: No such run; no such part.
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
@@ -69,19 +69,19 @@ def get_run(run: str, *, tracking_uri: str | None = None) -> Answer:
         "max_steps": row.max_steps,
         "method": row.method,
         "model": row.model,
-        "params": dict(sorted(record.params.items())),
+        "params": {name: clipped(text) for name, text in sorted(record.params.items())},
         "metrics": {
             metric: {"last": shown(data.metrics[metric]), "step": data.steps[metric]}
             for metric in scope.by_importance(data.metrics)
         },
-        "tags": dict(sorted(row.tags.items())),
+        "tags": {name: clipped(text) for name, text in sorted(row.tags.items())},
         "parent": data.tags.get(PARENT),
         "children": {child: family[child] for child, parent in of.items() if parent == data.run_id},
         "requests": dict(Counter(e.ack.status if e.ack else "pending" for e in view.entries)),
-        "omitted": {},
-        "policy": {"metrics": "the value of the highest step, not the best"},
+        "policy": {"metrics": "the value of the highest step, not the best; NaN and infinity as text"},
     }
-    return shortened(answer, ("params", "metrics", "tags", "children"))
+    parts = ("params", "metrics", "tags", "children")
+    return shortened(answer, parts, arguments={"run": run}, skip=skip)
 
 
 def metric_history(
@@ -105,7 +105,8 @@ def metric_history(
     Returns:
         ``series``: by metric ``points`` ([step, value], NaN and infinity as text), ``total`` values in the
         range, how many are ``nan`` and ``inf``, the ``first`` and ``last`` value, ``min`` and ``max`` of the
-        finite ones as [step, value] (the first of equal ones). ``max_points``: What was kept, fewer than
+        finite ones as [step, value] (the first of equal ones). ``omitted`` counts the points that are not
+        shown, ``next`` gets the first part of them. ``max_points``: What was kept, fewer than
         asked for where the answer would be too long.
 
     Raises:
@@ -120,16 +121,30 @@ def metric_history(
         found = store.whole([record.data.run_id], metric)[record.data.run_id]
         whole[metric] = _between(found, from_step, to_step)
     while True:
+        series = {metric: _told(one, max_points) for metric, one in whole.items()}
+        left_out = sum(one["total"] - len(one["points"]) for one in series.values())
         answer: Answer = {
             "run_id": record.data.run_id,
             "name": record.data.label,
-            "series": {metric: _told(series, max_points) for metric, series in whole.items()},
+            "series": series,
             "max_points": max_points,
-            "policy": {"order": "by step, then by time: after a rollback a step has two values"},
+            "omitted": {"points between those that are shown": left_out} if left_out else {},
+            "next": _part(run, list(whole), max_points, whole.values()) if left_out else None,
+            "policy": {
+                "order": "by step, then by time: after a rollback a step has two values",
+                "not finite": "NaN and infinity are points as text, counted, and in no min or max",
+            },
         }
         if max_points <= 10 or size(answer) <= answer_chars():
             return answer
         max_points = max(10, max_points * 3 // 4)
+
+
+def _part(run: str, metrics: list[str], points: int, every: Iterable[Series]) -> dict[str, Any]:
+    """The arguments that get the first part of long series whole."""
+    long = [series.steps for series in every if len(series.steps) > points]
+    first, last = min(int(steps[0]) for steps in long), min(int(steps[points - 1]) for steps in long)
+    return {"run": run, "metrics": metrics, "max_points": points, "from_step": first, "to_step": last}
 
 
 def _between(series: Series, from_step: int | None, to_step: int | None) -> Series:
@@ -164,21 +179,29 @@ def _told(series: Series, points: int) -> dict[str, Any]:
     }
 
 
-def compare_runs(runs: Runs, metrics: Metrics | None = None, *, tracking_uri: str | None = None) -> Answer:
+def compare_runs(
+    runs: Runs,
+    metrics: Metrics | None = None,
+    skip: Skip | None = None,
+    *,
+    tracking_uri: str | None = None,
+) -> Answer:
     """What differs between runs: parameters, and how metrics ended.
 
     Args:
         runs: Ids, unique prefixes of ids, or names; up to ten.
         metrics: Names; None is every metric that is a loss, a reward, a margin or an accuracy.
+        skip: Names of each part to pass over, such as ``{"params": 40}``.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
 
     Returns:
         ``runs``: name and status by run id. ``params``: values by run id, only of parameters that differ
         (numbers compared as numbers). ``metrics``: ``last``, ``min`` and ``max`` by run id, of runs that have
-        logged it; ``min`` and ``max`` are of finite values.
+        logged it; ``min`` and ``max`` are of finite values. ``total`` counts the names of both. Where it
+        would be too long, the last ones are left out and counted in ``omitted``; ``next`` gets them.
 
     Raises:
-        AnalyticsError: No such run; none of them has logged a metric that was named.
+        AnalyticsError: No such run; none of them has logged a metric that was named; no such part.
         StoreError: As the tracking store does.
     """
     store = scope.reader(tracking_uri)
@@ -191,12 +214,21 @@ def compare_runs(runs: Runs, metrics: Metrics | None = None, *, tracking_uri: st
     for metric in metrics or ():
         scope.check_metric(metric, logged)
     chosen = list(dict.fromkeys(metrics)) if metrics else scope.telling(logged)
-    return {
+    answer: Answer = {
         "runs": {r.data.run_id: {"name": r.data.label, "status": r.data.status} for r in records},
-        "params": {one.name: dict(zip(ids, one.values, strict=True)) for one in differing_params(records)},
+        "params": {
+            one.name: {id: text and clipped(text) for id, text in zip(ids, one.values, strict=True)}
+            for one in differing_params(records)
+        },
         "metrics": {metric: _outcomes(store, records, metric) for metric in chosen},
-        "policy": {"last": "of the highest step", "params": "only those that differ; numbers as numbers"},
+        "policy": {
+            "last": "of the highest step; NaN and infinity as text; a run that never logged it is left out",
+            "runs": "of every status",
+            "params": "only those that differ; numbers as numbers",
+        },
     }
+    arguments = {"runs": list(runs), "metrics": metrics}
+    return shortened(answer, ("params", "metrics"), arguments=arguments, skip=skip)
 
 
 def _outcomes(store: RunReader, records: list[RunRecord], metric: str) -> dict[str, dict[str, Any]]:
@@ -212,59 +244,6 @@ def _outcomes(store: RunReader, records: list[RunRecord], metric: str) -> dict[s
             "max": float(finite.max()) if len(finite) else None,
         }
     return found
-
-
-def live_changes(
-    run: str,
-    limit: Limit = 20,
-    offset: Offset = 0,
-    *,
-    tracking_uri: str | None = None,
-) -> Answer:
-    """Every applied change of a run, with what the training loss did before and after it.
-
-    Args:
-        run: Id, unique prefix of one, or name.
-        limit: Rows to give at most. offset: Rows to pass over.
-        tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
-
-    Returns:
-        Rows of ``step, change, by, via, reason, slope_before, slope_after, effect``; slopes are changes of
-        the loss in 100 steps with a 95 % interval, or null where there are too few values.
-
-    Raises:
-        AnalyticsError: No such run.
-        StoreError: As the tracking store does.
-    """
-    store = scope.reader(tracking_uri)
-    record = scope.record(store, run)
-    marks = markers(RunView.of(record.data).entries)
-    loss = store.whole([record.data.run_id], "loss").get(record.data.run_id)
-    effects = {mark.id: effect for mark, effect in of_changes(loss, marks)} if loss else {}
-    rows = []
-    for mark in marks:
-        effect = effects.get(mark.id)
-        rows.append(
-            {
-                "step": mark.step,
-                "change": mark.text,
-                "by": mark.by,
-                "via": mark.via,
-                "reason": mark.reason,
-                "slope_before": _slope(effect and effect.before),
-                "slope_after": _slope(effect and effect.after),
-                "effect": effect.verdict if effect else "cannot tell",
-            }
-        )
-    policy = {
-        "effect": "slope of the training loss per 100 steps, up to the next change; it describes and does "
-        "not explain: a loss that bends by itself falls slower later on",
-    }
-    return listed(rows, arguments={"run": run, "limit": limit}, offset=offset, limit=limit, policy=policy)
-
-
-def _slope(found: Any) -> dict[str, float] | None:
-    return None if found is None else {"value": found.value, "margin": found.margin}
 
 
 def propose_update(

@@ -6,14 +6,16 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from ftlab_mlflow.analytics.reader import RunRecord
-from ftlab_mlflow.control.messages import FINAL_STATES, GOING_ON
-from ftlab_mlflow.control.tags import COMMAND_LINE
+from ftlab_mlflow.control.messages import FINAL_STATES, GOING_ON, Status
+from ftlab_mlflow.control.tags import COMMAND_LINE, STATUS
 from ftlab_mlflow.control.view import RunView
+from ftlab_mlflow.errors import MessageError
 
 MODEL_PARAMS = (
     "model_name_or_path",
@@ -138,11 +140,22 @@ def method_of(view: RunView) -> str | None:
 
     A stage of `ftlab train rlhf` has the command line of the whole pipeline, which does not tell its method.
     """
-    if view.status is not None:
-        return view.status.method or None
-    if PARENT in view.data.tags:
+    return _method(view.status, view.data.tags)
+
+
+def method_in(run_tags: Mapping[str, str]) -> str | None:
+    """The same from tags alone."""
+    with suppress(MessageError):
+        return _method(Status.decode(run_tags[STATUS]) if STATUS in run_tags else None, run_tags)
+    return None
+
+
+def _method(status: Status | None, run_tags: Mapping[str, str]) -> str | None:
+    if status is not None:
+        return status.method or None
+    if PARENT in run_tags:
         return None
-    called = _TRAIN.search(view.data.tags.get(COMMAND_LINE, ""))
+    called = _TRAIN.search(run_tags.get(COMMAND_LINE, ""))
     return called[1] if called else None
 
 

@@ -129,12 +129,8 @@ class SearchReader(ABC):
     def _heads(self, experiments: Sequence[str], query: str) -> list[RunHead]:
         return [_head(_told(data)) for data, _, _ in self._matching(experiments, [query])]
 
-    def all_records(self, experiments: Sequence[str]) -> list[RunRecord]:
+    def every(self, experiments: Sequence[str]) -> Iterable[Found]:
         """All runs of these experiments, the newest first."""
-        names = self.experiments()
-        return [_record(run, names) for run in self._every([id for id in experiments if id in names])]
-
-    def _every(self, experiments: Sequence[str]) -> Iterable[Found]:
         return self._matching(experiments, [])
 
     def values(self, records: Sequence[RunRecord], key: str, agg: Agg) -> dict[str, Value]:
@@ -172,8 +168,20 @@ class SearchedRuns:
         self._experiments = experiments
 
     @cached_property
+    def _found(self) -> list[Found]:
+        return list(self._reader.every(self._experiments))
+
+    @cached_property
     def _records(self) -> list[RunRecord]:
-        return self._reader.all_records(self._experiments)
+        names = self._reader.experiments()
+        return [_record(run, names) for run in self._found if run[0].experiment_id in names]
+
+    def requests(self) -> dict[str, dict[str, str]]:
+        found = {
+            data.run_id: {key: text for key, text in data.tags.items() if key.startswith(REQUEST_TAGS)}
+            for data, _, _ in self._found
+        }
+        return {run_id: some for run_id, some in found.items() if some}
 
     def columns(self, wanted: Wanted) -> RunColumns:
         records = self._records

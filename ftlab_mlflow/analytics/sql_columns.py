@@ -21,7 +21,7 @@ from ftlab_mlflow.analytics.mlflow_tables import (
     start_of_run,
 )
 from ftlab_mlflow.analytics.moments import mean
-from ftlab_mlflow.analytics.reader import told
+from ftlab_mlflow.analytics.reader import REQUEST_TAGS, told
 from ftlab_mlflow.control.store import NOT_ENDED, label_of
 
 Where = sa.ColumnElement[bool]
@@ -59,6 +59,15 @@ class SqlRuns:
                 tags=texts[TAGS],
             )
 
+    def requests(self) -> dict[str, dict[str, str]]:
+        is_request = sa.or_(*(TAGS.c.key.startswith(prefix) for prefix in REQUEST_TAGS))
+        query = sa.select(TAGS.c.run_uuid, TAGS.c.key, TAGS.c.value)
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        with self._connect() as connection:
+            for run_id, key, value in connection.execute(query.where(is_request, _are_of(TAGS, self._where))):
+                found[run_id][key] = value or ""
+        return dict(found)
+
     def keys(self) -> Keys:
         with self._connect() as connection:
 
@@ -69,7 +78,11 @@ class SqlRuns:
             return Keys(
                 metrics=by_key(LATEST, sa.func.count()),
                 params=by_key(PARAMS, sa.func.count()),
-                tags=by_key(TAGS, sa.func.count()),
+                tags={
+                    key: count
+                    for key, count in by_key(TAGS, sa.func.count()).items()
+                    if not key.startswith(REQUEST_TAGS)
+                },
                 distinct=by_key(PARAMS, sa.func.count(sa.distinct(PARAMS.c.value))),
             )
 

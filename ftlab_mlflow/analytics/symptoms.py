@@ -167,8 +167,11 @@ def underfitting(run: Evidence) -> Verdict:
         return course
     fall = _fall(course.series)
     needed = 0.02 * abs(course.first)
-    if fall is None or max(abs(fall.least), abs(fall.most)) > needed or not needed:
+    if fall is None or not needed:
         return None
+    if max(abs(fall.least), abs(fall.most)) > needed:
+        is_unclear = fall.least < needed < fall.most
+        return "the loss is too noisy to tell whether it has moved" if is_unclear else None
     return Finding(
         kind="underfitting",
         severity="warning",
@@ -334,14 +337,15 @@ def rate_too_low(run: Evidence) -> Verdict:
     if isinstance(course, str):
         return course
     path = _path(run, int(course.ends[-1]))
-    is_still = isinstance(underfitting(run), Finding) and path is not None and path < _ADAM_PATH
+    whole = _fall(course.series)
+    moved = whole is None or whole.least > 0.02 * abs(course.first)
+    is_still = not moved and path is not None and path < _ADAM_PATH
     first, second = (course.series.taken(part) for part in _halves(course.series))
     falls = [_fall(first), _fall(second)]
     is_straight = False
     if falls[0] and falls[1] and falls[0].least > 0 and falls[1].least > 0:
-        whole = -falls[0].slope.value - falls[1].slope.value
-        share = -falls[1].slope.value / -falls[0].slope.value
-        is_straight = share > 0.7 and course.first - course.last < 0.1 * abs(course.first) and whole > 0
+        share = falls[1].slope.value / falls[0].slope.value
+        is_straight = share > 0.7 and course.first - course.last < 0.1 * abs(course.first)
     if not is_still and not is_straight:
         return None
     return Finding(

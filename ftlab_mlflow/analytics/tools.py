@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer
 from ftlab_mlflow.analytics.arithmetic import calculate
+from ftlab_mlflow.analytics.changes import live_changes
 from ftlab_mlflow.analytics.chart import plot_metrics
 from ftlab_mlflow.analytics.costs import cost_summary
 from ftlab_mlflow.analytics.diagnosis import diagnose_run
@@ -22,7 +23,6 @@ from ftlab_mlflow.analytics.queries import aggregate, list_experiments, rank_run
 from ftlab_mlflow.analytics.run_queries import (
     compare_runs,
     get_run,
-    live_changes,
     metric_history,
     propose_update,
 )

@@ -83,7 +83,7 @@ def train(training: Training, uri: str, folder: Path) -> str:
 class _Log(TrainerCallback):
     """Every entry of the trainer's log, as transformers' own callback writes it, at the end.
 
-    How long things take on a test machine depends on what else runs: left out unless the training is about it.
+    How long things take on a test machine depends on what else runs: left out unless it is about that.
     """
 
     def __init__(self, uri: str, training: Training) -> None:
@@ -133,7 +133,7 @@ def few_chains(seed: int) -> Dataset:
     return Dataset.from_dict({"text": [_noise(random.Random(f"{seed} {i}")) for i in range(24)]})
 
 
-def noises(seed: int, count: int = 64 * STEPS) -> Dataset:
+def noises(seed: int, count: int = 64 * 240) -> Dataset:
     """What cannot be learned but for the frequency of letters: half of them are the same one."""
     dice = random.Random(seed)
     texts = ["".join(dice.choice(LETTERS[:8] + "a" * 24) for _ in range(40)) for _ in range(count)]
@@ -276,7 +276,11 @@ ILL = {
     "24 texts, slowly": _wrong(
         "sft", "overfitting", rows=few_chains, eval_rows=few_chains, seed=5, like={"learning_rate": 4e-3}
     ),
-    "rate 1e-8": _wrong("sft", "underfitting rate_too_low", like={**_STILL, "learning_rate": 1e-8}),
+    "rate 1e-8": _wrong(
+        "sft",
+        "underfitting rate_too_low",
+        like={**_STILL, "learning_rate": 1e-8, "per_device_train_batch_size": 32},
+    ),
     "rate 2e-5": _wrong(
         "sft",
         "rate_too_low",
@@ -287,7 +291,7 @@ ILL = {
         "sft",
         "plateau",
         rows=noises,
-        like={**_STILL, "learning_rate": 2e-2, "per_device_train_batch_size": 64},
+        like={**_STILL, "learning_rate": 2e-2, "per_device_train_batch_size": 64, "max_steps": 240},
     ),
     "bad batches": _wrong(
         "sft",

@@ -23,9 +23,9 @@ def test_what_is_wrong_is_found_and_nothing_else(store: tuple[str, Path], name: 
     uri, folder = store
     training = TRAININGS[name]
     answer = call_tool("diagnose_run", {"run": train(training, uri, folder)}, uri)
-    found = {finding["kind"] for finding in answer["findings"]}
-    assert training.expected <= found <= training.expected | training.allowed, answer["findings"]
-    for finding in answer["findings"]:
+    found = {finding["kind"] for finding in answer["rows"]}
+    assert training.expected <= found <= training.expected | training.allowed, answer["rows"]
+    for finding in answer["rows"]:
         assert finding["numbers"]
         assert finding["threshold"]
         assert finding["source"]

@@ -5,18 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import sys
 from pathlib import Path
 
 import mlflow.system_metrics.metrics
 import pytest
+from training_trl import new_trainer, rows, save_tiny_model
 
 from ftlab_mlflow.analytics.metric_table import RULES, Group, charts, describe
 from ftlab_mlflow.training.methods import METHODS
 from ftlab_mlflow.training.run_numbers import METRICS, RunNumbers
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from training_trl import new_trainer, rows, save_tiny_model
 
 # transformers, of TRL's own defaults.
 pytestmark = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning")

@@ -399,9 +399,9 @@ def test_a_clear_relation_is_told_from_none(tracking_uri: str) -> None:
 
 
 def test_answers_keep_their_size(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FTLAB_ANSWER_CHARS", "2000")
+    monkeypatch.setenv("FTLAB_ANSWER_CHARS", "4000")
     answer = store.ask("search_runs", limit=100)
-    assert len(json.dumps(answer)) <= 2000
+    assert len(json.dumps(answer)) <= 4000
     assert 0 < len(answer["rows"]) < answer["total"]
     assert answer["next"]["offset"] == len(answer["rows"])
     assert len(store.whole("search_runs", limit=100)) == answer["total"]

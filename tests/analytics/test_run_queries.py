@@ -244,7 +244,7 @@ ASKED = {"experiment": "x", "metric": "y"}
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("rank_run", {}, "no tool 'rank_run'; the nearest of 14 are rank_runs"),
+        ("rank_run", {}, "no tool 'rank_run'; the nearest of 15 are rank_runs"),
         ("rank_runs", {"experiment": "x"}, "rank_runs: metric: Field required. It takes experiment, metric"),
         ("rank_runs", ASKED | {"limit": 0}, "limit: .* greater than or equal to 1, got '0'"),
         ("rank_runs", ASKED | {"odd": 1}, "odd: Extra inputs are not permitted"),

@@ -37,7 +37,7 @@ def test_a_function_is_called(ftlab: Ftlab, tracking_uri: str) -> None:
         (["rank_runs", "--json", "{"], 2, "--json is no JSON"),
         (["rank_runs", "--json", "[1]"], 2, "--json must be an object"),
         (["rank_runs", "--json", "{}"], 1, "experiment: Field required"),
-        (["rank"], 1, "no tool 'rank'; the nearest of 14 are"),
+        (["rank"], 1, "no tool 'rank'; the nearest of 15 are"),
     ],
 )
 def test_wrong_calls(ftlab: Ftlab, arguments: list[str], code: int, said: str) -> None:
