@@ -39,6 +39,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/dashboard.py
+	$(BIN)/python benchmarks/analytics.py
+	$(BIN)/python benchmarks/diagnosis.py
 
 dashboard: $(READY)
 	$(BIN)/ftlab dashboard

@@ -75,8 +75,8 @@ def divergence(run: Evidence) -> Verdict:
     course = _loss(run)
     if isinstance(course, str):
         return course
-    best = int(np.argmin(course.medians[:-1]))
-    low, last = float(course.medians[best]), course.last
+    best = int(np.argmin(course.medians[:-2]))
+    low, last = float(course.medians[best]), float(course.medians[-2:].min())
     needed = max(course.margin, 0.5 * (course.first - low), 0.2 * abs(low))
     if last - low <= needed:
         return None
@@ -205,7 +205,7 @@ def plateau(run: Evidence) -> Verdict:
     if fall.most > needed:
         is_unclear = fall.least < needed
         return "the loss is too noisy to tell a slow fall from none" if is_unclear else None
-    if gained <= 0.02 * abs(course.first) or abs(now) < 0.1 * abs(course.first):
+    if gained <= max(0.02 * abs(course.first), course.margin) or abs(now) < 0.1 * abs(course.first):
         return None  # it never fell, or nearly all of it is gone
     begin, end = int(half.steps[0]), int(half.steps[-1])
     return Finding(
@@ -302,9 +302,10 @@ def rate_too_high(run: Evidence) -> Verdict:
         if isinstance(found, Finding) and found.step is not None:
             signs.append((found.kind, found.step))
     if isinstance(course, Course) and len(course.medians) > 2:
-        top = int(np.argmax(course.medians[1:])) + 1
-        if course.medians[top] - course.first > max(course.margin, 0.2 * abs(course.first)):
-            signs.append(("above its start", int(course.ends[top])))
+        pairs = np.minimum(course.medians[1:-1], course.medians[2:])
+        top = int(np.argmax(pairs))
+        if pairs[top] - course.first > max(course.margin, 0.2 * abs(course.first)):
+            signs.append(("above its start", int(course.ends[top + 1])))
     high = [(sign, step) for sign, step in signs if (run.rate_at(step) or 0.0) >= 0.5 * run.peak_rate]
     if not high:
         return course if isinstance(course, str) and not signs else None
@@ -345,7 +346,7 @@ def rate_too_low(run: Evidence) -> Verdict:
     is_straight = False
     if falls[0] and falls[1] and falls[0].least > 0 and falls[1].least > 0:
         share = falls[1].slope.value / falls[0].slope.value
-        is_straight = share > 0.7 and course.first - course.last < 0.1 * abs(course.first)
+        is_straight = share > 0.7 and course.margin < course.first - course.last < 0.1 * abs(course.first)
     if not is_still and not is_straight:
         return None
     return Finding(

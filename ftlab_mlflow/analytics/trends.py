@@ -67,10 +67,13 @@ class Course:
         """What the difference of two medians must exceed to be more than noise: 4.5 standard errors.
 
         Two medians of twenty are looked at that are as far apart as they come: 2.6 ± 0.5 of these errors, by
-        chance alone.
+        chance alone. The error of a median comes from the noise of the values, or from the medians' own second
+        differences, whichever is larger: noise of neighbouring values may be correlated.
         """
         size = len(self.series.values) / len(self.medians)
-        return _ERRORS * _MEDIAN * self.noise * math.sqrt(2 / size)
+        bends = np.abs(np.diff(self.medians, 2))
+        error = max(_MEDIAN * self.noise / math.sqrt(size), _MAD * float(np.median(bends)) / math.sqrt(6))
+        return _ERRORS * error * math.sqrt(2)
 
     def between(self, low: float, high: float) -> Series:
         """The values above step `low`, up to step `high`."""
