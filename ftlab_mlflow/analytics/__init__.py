@@ -1,13 +1,52 @@
-"""What the runs say: reads over MLflow's run data and what is computed from them. Nothing here writes."""
+"""What the runs say: reads over MLflow's run data and what is computed from them. Nothing here writes.
+
+Every question is a plain function, and `call_tool` asks it by name, JSON in and out.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftlab_mlflow.analytics.tools import TOOLS, call_tool
+    from ftlab_mlflow.analytics.tools import (
+        TOOLS,
+        aggregate,
+        calculate,
+        call_tool,
+        compare_runs,
+        cost_summary,
+        describe_experiment,
+        diagnose_run,
+        get_run,
+        list_experiments,
+        live_changes,
+        metric_history,
+        param_effects,
+        plot_metrics,
+        propose_update,
+        rank_runs,
+        search_runs,
+    )
 
-__all__ = ["TOOLS", "call_tool"]
+__all__ = [
+    "TOOLS",
+    "aggregate",
+    "calculate",
+    "call_tool",
+    "compare_runs",
+    "cost_summary",
+    "describe_experiment",
+    "diagnose_run",
+    "get_run",
+    "list_experiments",
+    "live_changes",
+    "metric_history",
+    "param_effects",
+    "plot_metrics",
+    "propose_update",
+    "rank_runs",
+    "search_runs",
+]
 
 
 def __getattr__(name: str) -> Any:

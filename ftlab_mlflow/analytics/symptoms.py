@@ -201,11 +201,11 @@ def plateau(run: Evidence) -> Verdict:
         return f"the loss has too few values at a high learning rate, {2 * FEWEST} are needed"
     now = float(np.median(half.values))
     gained = course.first - now
-    needed = 0.01 * abs(now)
+    needed = 0.02 * abs(now)
     if fall.most > needed:
         is_unclear = fall.least < needed
         return "the loss is too noisy to tell a slow fall from none" if is_unclear else None
-    if gained <= max(0.02 * abs(course.first), course.margin) or abs(now) < 0.1 * abs(course.first):
+    if gained <= max(0.02 * abs(course.first), 0.6 * course.margin) or abs(now) < 0.1 * abs(course.first):
         return None  # it never fell, or nearly all of it is gone
     begin, end = int(half.steps[0]), int(half.steps[-1])
     return Finding(
@@ -220,7 +220,7 @@ def plateau(run: Evidence) -> Verdict:
             "fall": [fall.least, fall.most],
             "gained_before": gained,
         },
-        threshold=f"a fall of less than {needed:.3g} (1 %) with 95 % confidence, at 30 % of the highest "
+        threshold=f"a fall of less than {needed:.3g} (2 %) with 95 % confidence, at 30 % of the highest "
         "learning rate or more",
         source=OWN,
         advice="Lower the learning rate once to see whether it falls then; else stop: it has learned "

@@ -67,8 +67,8 @@ class Course:
         """What the difference of two medians must exceed to be more than noise: 4.5 standard errors.
 
         Two medians of twenty are looked at that are as far apart as they come: 2.6 ± 0.5 of these errors, by
-        chance alone. The error of a median comes from the noise of the values, or from the medians' own second
-        differences, whichever is larger: noise of neighbouring values may be correlated.
+        chance alone. The error of a median comes from the noise of the values, or from the medians' own
+        second differences, whichever is larger: noise of neighbouring values may be correlated.
         """
         size = len(self.series.values) / len(self.medians)
         bends = np.abs(np.diff(self.medians, 2))

@@ -136,7 +136,10 @@ def few_chains(seed: int) -> Dataset:
 def noises(seed: int, count: int = 64 * 240) -> Dataset:
     """What cannot be learned but for the frequency of letters: half of them are the same one."""
     dice = random.Random(seed)
-    texts = ["".join(dice.choice(LETTERS[:8] + "a" * 24) for _ in range(40)) for _ in range(count)]
+    texts = [
+        "".join(dice.choice(LETTERS[:8] + "a" * 24) for _ in range(dice.randrange(20, 50)))
+        for _ in range(count)
+    ]
     return Dataset.from_dict({"text": texts})
 
 
@@ -291,7 +294,7 @@ ILL = {
         "sft",
         "plateau",
         rows=noises,
-        like={**_STILL, "learning_rate": 2e-2, "per_device_train_batch_size": 64, "max_steps": 240},
+        like={**_STILL, "learning_rate": 2e-2, "per_device_train_batch_size": 64, "max_steps": 200},
     ),
     "bad batches": _wrong(
         "sft",
@@ -323,7 +326,7 @@ ILL = {
         _POLICY,
         reward=early_letters,
         callback=lambda: Shrinking(0.8, 0.5),
-        like={**_GENTLE, **_STILL, "max_steps": 160},
+        like={**_GENTLE, **_STILL, "max_steps": 160, "per_device_train_batch_size": 32},
     ),
     "grpo, rate 0.03": _wrong(
         "grpo",

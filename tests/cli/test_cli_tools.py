@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from cli_helpers import Ftlab
 from mlflow import MlflowClient
 
+from ftlab_mlflow import analytics
 from ftlab_mlflow.analytics import TOOLS
 
 
@@ -43,3 +46,14 @@ def test_a_function_is_called(ftlab: Ftlab, tracking_uri: str) -> None:
 def test_wrong_calls(ftlab: Ftlab, arguments: list[str], code: int, said: str) -> None:
     result = ftlab("tools", "call", *arguments)
     assert (result.code, said in result.err) == (code, True)
+
+
+def test_each_function_is_exported_and_has_an_example_in_the_guide() -> None:
+    assert set(analytics.__all__) == {"TOOLS", "call_tool", *TOOLS}
+    assert analytics.rank_runs is TOOLS["rank_runs"].function
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "analytics.md").read_text()
+    assert re.findall(r"^\$ ftlab tools call (\w+)", guide.partition("<!-- examples -->")[2], re.M) == [
+        *re.findall(r"^### (\w+)", guide, re.M)
+    ]
+    assert set(re.findall(r"^### (\w+)", guide, re.M)) == set(TOOLS)
+    assert all(f"| `{name}` |" in guide for name in TOOLS)
