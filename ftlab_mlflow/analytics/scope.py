@@ -93,7 +93,8 @@ def direction(metric: str) -> Better:
     if better := known_direction(metric):
         return better
     raise AnalyticsError(
-        f"whether a high or a low {metric} is better is not known, or depends: say mode min or max"
+        f"whether a high or a low {metric} is better is not known, or depends: say mode min or max, or for "
+        f"good with FTLAB_METRICS='{metric}=lower' (or higher)"
     )
 
 

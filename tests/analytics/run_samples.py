@@ -19,9 +19,9 @@ from ftlab_mlflow.analytics.reader import RunPage, RunReader, RunRecord
 from ftlab_mlflow.analytics.run_table import RunRow, RunTable
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.control import tags
-from ftlab_mlflow.control.messages import Status
+from ftlab_mlflow.control.messages import Ack, Status, Update
 from ftlab_mlflow.control.surface import Param, Surface
-from ftlab_mlflow.control.wire import utc_now
+from ftlab_mlflow.control.wire import new_id, utc_now
 from ftlab_mlflow.errors import StoreUnavailable
 
 SURFACE = Surface({"learning_rate": Param("float", 8.7e-05, 1e-4, 0, 1)}, ("pause",))
@@ -72,6 +72,14 @@ class Runs:
     def beat(self, run_id: str, state: Any = "running", **changed: Any) -> None:
         """A heartbeat."""
         self.client.set_tag(run_id, tags.STATUS, status_text(state, **changed))
+
+    def applied(self, run_id: str, step: int, old: float, new: float) -> None:
+        """A request for another rate and its answer, as client and trainer write them."""
+        request = new_id()
+        update = Update(at=utc_now(), set={"learning_rate": new}, by="eve", via="cli", reason="why not")
+        ack = Ack("applied", step, utc_now(), "s1", changes={"learning_rate": (old, new)})
+        self.client.set_tag(run_id, tags.UPDATE_PREFIX + request, update.encode())
+        self.client.set_tag(run_id, tags.ACK_PREFIX + request, ack.encode())
 
     def log(
         self, run_id: str, key: str, values: Iterable[float], *, first: int = 1, age_s: float = 0.0

@@ -13,14 +13,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow import MlflowClient
 from run_samples import Runs
 from trap_store import Oracle, fill
 
 from ftlab_mlflow.analytics import TOOLS, call_tool
-from ftlab_mlflow.control import tags
-from ftlab_mlflow.control.messages import Ack, Update
-from ftlab_mlflow.control.wire import new_id, utc_now
 from ftlab_mlflow.errors import AnalyticsError
 
 
@@ -90,7 +86,7 @@ def test_a_run_is_told_whole(runs: Runs) -> None:
         "child", state="paused", step=7, params=params, eval_loss=[3.0, 2.0, math.inf], zebra=[1.0],
         run_tags={"mlflow.parentRunId": parent, "team": "red"},
     )  # fmt: skip
-    applied(runs.client, run_id, 5, 1e-4, 5e-5)
+    runs.applied(run_id, 5, 1e-4, 5e-5)
     answer = call_tool("get_run", {"run": "child"}, runs.client.tracking_uri)
     shown = {key: answer[key] for key in ("name", "experiment", "status", "state", "step", "method", "model")}
     assert shown == {
@@ -104,15 +100,6 @@ def test_a_run_is_told_whole(runs: Runs) -> None:
     assert (answer["requests"], answer["end_time"]) == ({"applied": 1}, None)
     above = call_tool("get_run", {"run": parent}, runs.client.tracking_uri)
     assert above["children"] == {run_id: {"name": "child", "status": "RUNNING"}}
-
-
-def test_a_run_with_much_to_tell_keeps_its_size(runs: Runs) -> None:
-    params = {f"param {number}": "x" * 200 for number in range(90)}
-    run_id = runs.plain("much", params=params, loss=[1.0])
-    answer = call_tool("get_run", {"run": run_id}, runs.client.tracking_uri)
-    assert len(json.dumps(answer)) <= 12_000
-    assert len(answer["params"]) + answer["omitted"]["params"] == len(params)
-    assert answer["metrics"] == {"loss": {"last": 1.0, "step": 1}}
 
 
 # --- runs beside each other --------------------------------------------------------------------------
@@ -150,19 +137,10 @@ def test_a_name_of_several_runs_must_be_made_clear(runs: Runs) -> None:
 # --- live changes ------------------------------------------------------------------------------------
 
 
-def applied(client: MlflowClient, run_id: str, step: int, old: float, new: float) -> None:
-    """A request and its answer, as client and trainer write them."""
-    request = new_id()
-    update = Update(at=utc_now(), set={"learning_rate": new}, by="eve", via="cli", reason="why not")
-    ack = Ack("applied", step, utc_now(), "s1", changes={"learning_rate": (old, new)})
-    client.set_tag(run_id, tags.UPDATE_PREFIX + request, update.encode())
-    client.set_tag(run_id, tags.ACK_PREFIX + request, ack.encode())
-
-
 def test_live_changes_come_with_their_effect(runs: Runs) -> None:
     falls = [10 - 0.01 * step for step in range(40)] + [9.6 - 0.1 * step for step in range(40)]
     run_id = runs.live("changed", loss=falls)
-    applied(runs.client, run_id, 40, 1e-4, 5e-5)
+    runs.applied(run_id, 40, 1e-4, 5e-5)
     answer = call_tool("live_changes", {"run": run_id}, runs.client.tracking_uri)
     (row,) = answer["rows"]
     assert (row["step"], row["by"], row["via"], row["reason"]) == (40, "eve", "cli", "why not")
@@ -171,6 +149,29 @@ def test_live_changes_come_with_their_effect(runs: Runs) -> None:
     assert row["slope_after"]["value"] == pytest.approx(-10.0, rel=1e-6)
     assert row["effect"] == "falls faster"
     assert (answer["total"], answer["next"]) == (1, None)
+
+
+def test_live_changes_of_an_experiment(runs: Runs) -> None:
+    uri, losses = runs.client.tracking_uri, [10 - 0.01 * step for step in range(80)]
+    first = runs.live("first", loss=losses)
+    runs.live("untouched", loss=losses)
+    second = runs.live("second", loss=losses)
+    for run_id, steps in ((first, (20, 40)), (second, (30,))):
+        for step in steps:
+            runs.applied(run_id, step, 1e-4, 5e-5)
+    found: list[tuple[str, int]] = []
+    answer = call_tool("live_changes", {"experiment": "Default", "limit": 2}, uri)
+    while True:
+        found += [(row["name"], row["step"]) for row in answer["rows"]]
+        assert all(row["slope_after"] for row in answer["rows"])
+        if answer["next"] is None:
+            break
+        answer = call_tool("live_changes", answer["next"], uri)
+    assert found == [("second", 30), ("first", 20), ("first", 40)]
+    assert answer["omitted"] == {"run without an applied request": 1}
+    for wrong in ({}, {"run": first, "experiment": "Default"}):
+        with pytest.raises(AnalyticsError, match="either a run or an experiment"):
+            call_tool("live_changes", wrong, uri)
 
 
 def test_a_proposal_is_checked_and_not_sent(runs: Runs) -> None:
