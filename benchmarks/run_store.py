@@ -68,6 +68,7 @@ def build(
     deep_runs: int = 0,
     deep_history: int = 1000,
     experiments: Sequence[str] = EXPERIMENTS,
+    live_share: float = LIVE_SHARE,
     seed: int = 0,
     now: datetime | None = None,
 ) -> Store:
@@ -80,12 +81,13 @@ def build(
         long_metrics, long_points: One more run, which trains, with so many metrics of so many values each.
         deep_runs, deep_history: So many runs, spread evenly, have a history of so many values.
         experiments: Names; the runs take turns.
+        live_share: Of the runs, those of trainers of this project, whose requests are tags of their own.
         seed: The same seed and `now` give the same rows.
         now: UTC; None is the present, so that heartbeats are fresh.
     """
     uri = f"sqlite:///{path}"
     MlflowRunStore(uri)
-    writer = _Writer(np.random.default_rng(seed), now or datetime.now(UTC))
+    writer = _Writer(np.random.default_rng(seed), now or datetime.now(UTC), live_share)
     with closing(sqlite3.connect(path)) as database:
         database.executescript("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;")
         for name in _INDEXES:
@@ -117,9 +119,10 @@ def _insert(database: sqlite3.Connection, table: str, columns: str, rows: Iterab
 
 
 class _Writer:
-    def __init__(self, random: np.random.Generator, now: datetime) -> None:
+    def __init__(self, random: np.random.Generator, now: datetime, live_share: float) -> None:
         self._random = random
         self._now = now
+        self._live_share = live_share
 
     def _id(self) -> str:
         return self._random.bytes(16).hex()
@@ -162,7 +165,7 @@ class _Writer:
         self._insert_points(database, run_id, metrics, history, step, _ms(started))
         found = {"mlflow.user": "alice", "mlflow.source.type": "LOCAL", "mlflow.runName": name}
         found |= {f"team.note_{place}": f"note {place} of {name}" for place in range(extra_tags)}
-        if self._random.random() < LIVE_SHARE:
+        if self._random.random() < self._live_share:
             method = METHODS[number % len(METHODS)]
             found |= self._live_tags(started, state, step, method)
         _insert(database, "tags", "key, value, run_uuid", [(k, v, run_id) for k, v in found.items()])

@@ -52,8 +52,10 @@ def listed(
             "next": {**arguments, "offset": end} if end < len(rows) else None,
             **more,
         }
-        if len(page) <= 1 or size(answer) <= answer_chars():
+        if size(answer) <= answer_chars():
             return answer
+        if len(page) <= 1:
+            return tightened(answer, ("rows",))
         page = page[: len(page) * 3 // 4]
 
 
@@ -78,21 +80,40 @@ def shortened(
     for part, count in skip.items():
         answer[part] = dict(list(answer[part].items())[count:])
     answer |= {"total": total, "omitted": {}, "next": None}
-    while size(answer) > answer_chars() and any(answer[part] for part in parts):
-        longest = max(parts, key=lambda part: size(answer[part]))
+    while size(answer) > answer_chars() and any(len(answer[part]) > 1 for part in parts):
+        longest = max((part for part in parts if len(answer[part]) > 1), key=lambda part: size(answer[part]))
         items = list(answer[longest].items())
-        answer[longest] = dict(items[: len(items) * 3 // 4])
+        answer[longest] = dict(items[: max(1, len(items) * 3 // 4)])
         reached = {part: min(skip.get(part, 0) + len(answer[part]), total[part]) for part in parts}
         answer["omitted"] = {
             part: total[part] - reached[part] for part in parts if reached[part] < total[part]
         }
-        answer["next"] = {**arguments, "skip": reached}
+        answer["next"] = {**arguments, "skip": reached} if answer["omitted"] else None
+    return tightened(answer, parts)
+
+
+def clipped(text: str, limit: int = _TEXT) -> str:
+    """A text as an answer has it: of a long one the begin, and how long it is."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+def tightened(answer: Answer, parts: Sequence[str]) -> Answer:
+    """An answer with the texts in some parts of it so short that it has its size, if that can be."""
+    whole = {part: answer[part] for part in parts}
+    for limit in (_TEXT, 200, 80, 30):
+        if size(answer) <= answer_chars():
+            break
+        answer |= {part: _short(value, limit) for part, value in whole.items()}
     return answer
 
 
-def clipped(text: str) -> str:
-    """A text as an answer has it: of a long one the begin, and how long it is."""
-    return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text):,} characters)"
+def _short(value: Any, limit: int) -> Any:
+    """With all texts clipped, those of keys left as they are."""
+    if isinstance(value, str):
+        return clipped(value, limit)
+    if isinstance(value, Mapping):
+        return {key: _short(each, limit) for key, each in value.items()}
+    return [_short(each, limit) for each in value] if isinstance(value, list) else value
 
 
 def size(answer: Answer) -> int:

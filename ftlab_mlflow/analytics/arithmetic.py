@@ -43,7 +43,7 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 
 def calculate(
     expression: Annotated[str, Field(min_length=1, max_length=_MOST)],
-    numbers: dict[str, float] | None = None,
+    numbers: Annotated[dict[str, float], Field(max_length=50)] | None = None,
     *,
     tracking_uri: str | None = None,
 ) -> Answer:
@@ -69,13 +69,19 @@ def calculate(
         raise AnalyticsError(f"{expression!r} is no arithmetic: {error.msg}") from error
     except (ArithmeticError, ValueError, TypeError, RecursionError, statistics.StatisticsError) as error:
         raise AnalyticsError(f"{expression!r} has no value: {error}") from error
-    if not math.isfinite(value):
-        raise AnalyticsError(f"{expression!r} has no finite value")
     policy = "in 64-bit floating point; what is not finite is an error"
     return {"expression": expression, "value": value, "policy": policy}
 
 
 def _value(node: ast.expr, names: Mapping[str, float]) -> float:
+    """Raises: OverflowError: it, or what it is made of, is not finite."""
+    value = _raw_value(node, names)
+    if not math.isfinite(value):
+        raise OverflowError(f"{_shown(node)} is not finite")
+    return value
+
+
+def _raw_value(node: ast.expr, names: Mapping[str, float]) -> float:
     match node:
         case ast.Constant(value=bool()):
             pass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftlab_mlflow.analytics import scope
-from ftlab_mlflow.analytics.answer import Answer, listed
+from ftlab_mlflow.analytics.answer import Answer, listed, shown
 from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.effects import Effect, Slope, of_changes
 from ftlab_mlflow.analytics.queries import Limit, Offset
@@ -46,6 +46,7 @@ def live_changes(
         raise AnalyticsError("say either a run or an experiment")
     store = scope.reader(tracking_uri)
     names: dict[str, str]
+    read: Mapping[str, str] = {}
     if run is not None:
         record = scope.record(store, run)
         names, of = {record.data.run_id: record.data.label}, {record.data.run_id: record.data.tags}
@@ -53,6 +54,7 @@ def live_changes(
         assert experiment is not None
         runs = store.runs_of([scope.experiment_id(store, experiment)])
         names, of = {head.run_id: head.label for head in runs.columns(Wanted()).heads}, runs.requests()
+        read = runs.policy
     marks = {run_id: markers(Ledger.read(of[run_id]).entries) for run_id in names if run_id in of}
     every = [(run_id, mark) for run_id, some in marks.items() for mark in some]
     asked = {run_id: marks[run_id] for run_id, _ in every[offset : offset + limit]}
@@ -65,6 +67,7 @@ def live_changes(
         "not explain: a loss that bends by itself falls slower later on",
         "not finite": "NaN and infinity are in no slope",
         "runs": "of every status; requests that were rejected or withdrawn are left out",
+        **read,
     }
     return listed(
         rows,
@@ -101,5 +104,7 @@ def _row(run_id: str, name: str, mark: Marker, effect: Effect | None) -> dict[st
     }
 
 
-def _slope(found: Slope | None) -> dict[str, float] | None:
-    return None if found is None else {"value": float(found.value), "margin": float(found.margin)}
+def _slope(found: Slope | None) -> dict[str, float | str | None] | None:
+    return (
+        None if found is None else {"value": shown(float(found.value)), "margin": shown(float(found.margin))}
+    )

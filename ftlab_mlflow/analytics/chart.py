@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ftlab_mlflow.analytics import scope
-from ftlab_mlflow.analytics.answer import Answer, shown, size
+from ftlab_mlflow.analytics.answer import Answer, clipped, shown, size
 from ftlab_mlflow.analytics.comparison import labels
 from ftlab_mlflow.analytics.metric_table import describe
 from ftlab_mlflow.analytics.reader import EXACT
@@ -20,7 +21,10 @@ from ftlab_mlflow.errors import AnalyticsError
 from ftlab_mlflow.settings import answer_chars
 
 Axis = Literal["step", "hours"]
-_FEWEST = 10
+_FEWEST, _ENDS = 10, 4
+"""Points of a line, where an answer would be too long; and where it still is."""
+_MARKS, _TEXT = 100, 100
+"""Marks that a chart has; characters of their texts."""
 
 
 class Line(BaseModel):
@@ -106,7 +110,8 @@ def plot_metrics(
     Returns:
         ``chart``: ``title, x, log_y, lines`` (``run_id, label, metric, points, total``) and ``marks``, the
         applied changes; ``max_points``: what was kept, fewer than asked for where the answer would be too
-        long; ``omitted``: lines that are not there because the run never logged the metric.
+        long; ``omitted``: lines that are not there because the run never logged the metric, points between
+        those that are there, marks beyond the first 100, and metrics, which ``next`` gets.
 
     Raises:
         AnalyticsError: No such run, or none of them has logged any of the metrics.
@@ -128,37 +133,69 @@ def plot_metrics(
         nearest = scope.nearest(metrics[0], logged)
         raise AnalyticsError(f"none of these runs has logged {metrics[0]!r}; {nearest}")
     marks = [
-        Mark(run_id=run_id, x=_x(mark, starts[run_id], x), text=mark.text)
+        Mark(run_id=run_id, x=_x(mark, starts[run_id], x), text=clipped(mark.text, _TEXT))
         for run_id, record in zip(names, records, strict=True)
         for mark in markers(RunView.of(record.data).entries)
     ]
-    titles = [describe(metric).title for metric in dict.fromkeys(metrics)]
+    wanted = list(dict.fromkeys(metrics))
+    shown_metrics, left_marks = wanted, marks[:_MARKS]
     while True:
         lines = [
             Line(
                 run_id=run_id,
-                label=names[run_id] if len(titles) == 1 else f"{names[run_id]}, {describe(metric).title}",
+                label=clipped(names[run_id], _TEXT)
+                + (f", {describe(metric).title}" if len(shown_metrics) > 1 else ""),
                 metric=metric,
                 points=_points(one, starts[run_id], x, max_points),
                 total=one.total,
             )
             for run_id, metric, one in found
+            if metric in shown_metrics
         ]
-        chart = Chart(title=", ".join(titles), x=x, log_y=log_y, lines=lines, marks=marks)
+        titles = ", ".join(describe(metric).title for metric in shown_metrics)
+        chart = Chart(title=titles, x=x, log_y=log_y, lines=lines, marks=left_marks)
+        rest = wanted[len(shown_metrics) :]
+        omitted = {
+            "line of a run that never logged the metric": missing,
+            "point between those of a line": sum(line.total - len(line.points) for line in lines),
+            "mark": len(marks) - len(left_marks),
+            "metric": len(rest),
+        }
         answer: Answer = {
             "chart": chart.model_dump(mode="json"),
             "max_points": max_points,
-            "omitted": {"line of a run that never logged the metric": missing} if missing else {},
+            "total": {"metrics": len(wanted), "runs": len(records), "marks": len(marks)},
+            "omitted": {reason: count for reason, count in omitted.items() if count},
+            "next": {"runs": list(runs), "metrics": rest, "x": x, "log_y": log_y} if rest else None,
+            "policy": {
+                "points": "each piece keeps its smallest and its largest value; `metric_history` has all",
+                "marks": "applied changes; `live_changes` has all",
+                "not finite": "NaN and infinity as text; a line has a gap there",
+                "runs": "of every status",
+            },
         }
-        if max_points <= _FEWEST or size(answer) <= answer_chars():
+        if size(answer) <= answer_chars():
             return answer
-        max_points = max(_FEWEST, max_points * 3 // 4)
+        if max_points > _FEWEST:
+            max_points = max(_FEWEST, max_points * 3 // 4)
+        elif len(left_marks) > _FEWEST:
+            left_marks = left_marks[: len(left_marks) * 3 // 4]
+        elif len(shown_metrics) > 1:
+            shown_metrics = shown_metrics[: len(shown_metrics) * 3 // 4]
+        elif max_points > _ENDS:
+            max_points, left_marks = _ENDS, []
+        else:
+            return answer
 
 
 def _points(series: Series, start: int, x: Axis, count: int) -> list[tuple[float, Any]]:
     kept = reduce(series, count)
-    places = kept.steps if x == "step" else seconds(kept, start) / 3600
-    return [(float(place), shown(float(value))) for place, value in zip(places, kept.values, strict=True)]
+    if count < len(kept.values) <= _FEWEST:  # fewer than `reduce` gives: the ends and the extremes
+        finite = np.where(np.isfinite(kept.values), kept.values, 0.0)
+        places = {0, int(finite.argmin()), int(finite.argmax()), len(finite) - 1}
+        kept = kept.taken(np.array(sorted(places)))
+    at = kept.steps if x == "step" else seconds(kept, start) / 3600
+    return [(float(place), shown(float(value))) for place, value in zip(at, kept.values, strict=True)]
 
 
 def _x(mark: Marker, start: int, x: Axis) -> float:

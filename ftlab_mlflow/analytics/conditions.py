@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
@@ -21,6 +22,8 @@ FieldName = Annotated[
     ),
 ]
 """``params.x``, ``tags.x``, ``metrics.x`` (the last value), or one of the attributes every run has."""
+_LARGEST = Decimal(sys.float_info.max)
+"""What is beyond is no number of a training: it would not fit into one."""
 _NUMBERS: dict[str, Callable[[Decimal, Decimal], bool]] = {
     "=": lambda a, b: a == b,
     "!=": lambda a, b: a != b,
@@ -86,7 +89,9 @@ def number_of(value: object) -> Decimal | None:
         number = Decimal(value.strip()) if isinstance(value, str) else Decimal(repr(value))
     except (InvalidOperation, AttributeError):
         return None
-    return number if number.is_finite() else None
+    if not number.is_finite() or abs(number) > _LARGEST:
+        return None
+    return number
 
 
 def meets(condition: Condition, value: str | float | None) -> bool | None:
@@ -134,6 +139,11 @@ def _check(condition: Condition) -> None:
     said = f"condition on {condition.field}"
     if op in ("exists", "missing") and asked is not None:
         raise AnalyticsError(f"{said}: {op} takes no value, got {asked!r}")
+    if any(
+        isinstance(each, float) and not math.isfinite(each)
+        for each in (asked if isinstance(asked, list) else [asked])
+    ):
+        raise AnalyticsError(f"{said}: a value must be finite, got {asked!r}")
     if op == "in" and not isinstance(asked, list):
         raise AnalyticsError(f"{said}: in takes a list, got {asked!r}")
     if op not in ("in", "exists", "missing") and (asked is None or isinstance(asked, list)):

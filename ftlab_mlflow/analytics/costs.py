@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ftlab_mlflow.analytics import conditions, scope
 from ftlab_mlflow.analytics.answer import Answer, listed
 from ftlab_mlflow.analytics.columns import Agg, RunColumns, RunHead, Wanted
 from ftlab_mlflow.analytics.queries import GroupField, Limit, Offset, group_of, group_order
+from ftlab_mlflow.analytics.reader import PARENT
 from ftlab_mlflow.control import tags
 from ftlab_mlflow.control.messages import Status
 from ftlab_mlflow.control.store import NOT_ENDED
@@ -46,7 +49,7 @@ class Cost:
 
 def cost_summary(
     experiment: str,
-    group_by: list[GroupField] = [],  # noqa: B006
+    group_by: Annotated[list[GroupField], Field(max_length=5)] = [],  # noqa: B006
     limit: Limit = 20,
     offset: Offset = 0,
     *,
@@ -74,15 +77,16 @@ def cost_summary(
     runs = scope.runs_of(experiment, tracking_uri)
     needed = conditions.wanted(set(group_by))
     metrics: frozenset[tuple[str, Agg]] = frozenset((key, "last") for key in TOKENS)
-    own = frozenset({tags.STATUS, tags.ACCELERATORS})
+    own = frozenset({tags.STATUS, tags.ACCELERATORS, PARENT})
     columns = runs.columns(Wanted(metrics, needed.params, needed.tags | own))
     prices, now = gpu_prices(), utc_now()
     costs = {head.run_id: _cost(head, columns, prices, now) for head in columns.heads}
+    summed = _of_parents(costs, columns.tags[PARENT])
     rows: list[dict[str, Any]]
     if group_by:
         groups: dict[tuple[Any, ...], list[Cost]] = defaultdict(list)
         for head in columns.heads:
-            groups[group_of(group_by, head, columns)].append(costs[head.run_id])
+            groups[group_of(group_by, head, columns)].append(summed[head.run_id])
         rows = [
             {"group": dict(zip(group_by, group, strict=True))} | _sum(groups[group])
             for group in sorted(groups, key=group_order)
@@ -98,6 +102,8 @@ def cost_summary(
         "gpu_s": "wall time of each accelerator of the machine (tag ftlab.accelerators), used or not",
         "cost": "accelerator hours at FTLAB_GPU_PRICES; nothing else is counted",
         "runs": "of every status; deleted ones are left out",
+        "nested runs": "in sums their time and cost are those of the run that they are in",
+        **runs.policy,
     }
     arguments = {"experiment": experiment, "group_by": group_by, "limit": limit}
     reasons = Counter(cost.why_no_money for cost in costs.values() if cost.why_no_money)
@@ -106,7 +112,7 @@ def cost_summary(
         arguments=arguments,
         offset=offset,
         limit=limit,
-        totals=_sum(costs.values()),
+        totals=_sum(summed.values()),
         currency=currency(),
         no_cost_because=dict(reasons),
         policy=policy,
@@ -130,12 +136,34 @@ def _cost(head: RunHead, columns: RunColumns, prices: dict[str, float], now: dat
     return Cost(wall, wall * len(names), tokens, money)
 
 
+def _of_parents(costs: Mapping[str, Cost], parents: Mapping[str, str]) -> dict[str, Cost]:
+    """What is summed: a nested run does not count again for what is known of the run that it is in."""
+
+    def own(cost: Cost, above: Cost) -> Cost:
+        def less(mine: float | None, its: float | None) -> float | None:
+            return mine if its is None else 0.0
+
+        return replace(
+            cost,
+            wall_s=less(cost.wall_s, above.wall_s),
+            gpu_s=less(cost.gpu_s, above.gpu_s),
+            money=less(cost.money, above.money),
+        )
+
+    return {
+        run_id: own(cost, costs[parents[run_id]]) if parents.get(run_id) in costs else cost
+        for run_id, cost in costs.items()
+    }
+
+
 def _wall(head: RunHead, status: str | None, now: datetime) -> float | None:
     """Seconds; None where a run says that it goes on and gives no sign."""
-    if head.started is None:
+    if not head.started:
         return None
     if head.status not in NOT_ENDED:
-        return None if head.ended is None else (head.ended - head.started) / 1000
+        if head.ended is None or head.ended < head.started:
+            return None
+        return (head.ended - head.started) / 1000
     if status is None:
         return None
     with suppress(MessageError):

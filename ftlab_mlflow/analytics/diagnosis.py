@@ -7,7 +7,7 @@ from typing import Any
 
 from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer, listed, shown
-from ftlab_mlflow.analytics.evidence import Change, Evidence, Finding, Rule
+from ftlab_mlflow.analytics.evidence import PREFERENCES, Change, Evidence, Finding, Rule
 from ftlab_mlflow.analytics.method_symptoms import PREFERENCE_RULES, REWARD_RULES
 from ftlab_mlflow.analytics.metric_table import describe
 from ftlab_mlflow.analytics.queries import Limit, Offset
@@ -20,9 +20,9 @@ from ftlab_mlflow.control.messages import Update
 from ftlab_mlflow.control.view import RunView, why_closed
 from ftlab_mlflow.control.wire import Scalar, utc_now
 
-_PREFERENCES = ("dpo", "orpo", "kto")
 _SIGNS = {
-    "loss", "learning_rate", "grad_norm", "nonfinite_steps", "tokens_per_second", "samples_per_second",
+    "loss", "epoch", "learning_rate", "grad_norm", "nonfinite_steps",
+    "tokens_per_second", "samples_per_second",
     "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected",
     "reward", "reward_std", "frac_reward_zero_std", "kl",
     "completions/mean_length", "completions/clipped_ratio",
@@ -121,7 +121,7 @@ def diagnosed(run: Evidence) -> tuple[list[Finding], list[str], dict[str, str]]:
 def _rules(run: Evidence) -> Sequence[tuple[str, Rule]]:
     if run.is_policy:
         return (*RULES, *REWARD_RULES)
-    is_preference = run.method in _PREFERENCES or (run.method is None and "rewards/margins" in run.series)
+    is_preference = run.method in PREFERENCES or (run.method is None and "rewards/margins" in run.series)
     return (*RULES, *PREFERENCE_RULES) if is_preference else RULES
 
 

@@ -16,6 +16,8 @@ from ftlab_mlflow.control.markers import Marker
 from ftlab_mlflow.control.view import RunView
 
 Severity = Literal["problem", "warning", "note"]
+PREFERENCES = ("dpo", "orpo", "kto")
+"""Methods that learn from pairs or verdicts."""
 OWN = "a rule of this project, see docs/guides/diagnosis.md"
 
 
@@ -92,16 +94,28 @@ class Evidence:
 
     def rate_at(self, step: float) -> float | None:
         """The learning rate at a step, as it was logged; None where it was not."""
-        rates = self.series.get("learning_rate")
-        if rates is None or not len(rates.values):
-            return None
-        return float(np.interp(step, rates.steps, rates.values))
+        rates = self.rates
+        return float(np.interp(step, rates.steps, rates.values)) if rates is not None else None
+
+    @cached_property
+    def rates(self) -> Series | None:
+        """The finite learning rates that were logged; None if there are none."""
+        logged = self.series.get("learning_rate")
+        finite = logged.taken(np.isfinite(logged.values)) if logged is not None else None
+        return finite if finite is not None and len(finite.values) else None
 
     @cached_property
     def peak_rate(self) -> float | None:
         """The largest learning rate that was logged."""
-        rates = self.series.get("learning_rate")
-        return float(np.max(rates.values)) if rates is not None and len(rates.values) else None
+        return float(np.max(self.rates.values)) if self.rates is not None else None
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether the learning rate has risen all the time."""
+        if self.rates is None or len(self.rates.values) < 2:
+            return False
+        first, last = float(self.rates.values[0]), float(self.rates.values[-1])
+        return first < 0.5 * last and last >= 0.98 * (self.peak_rate or 0.0)
 
     def changes_of(self, parameters: Sequence[str]) -> list[Marker]:
         """The live changes of any of these parameters."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ftlab_mlflow.analytics.evidence import OWN, Change, Evidence, Finding, Rule, Verdict
 from ftlab_mlflow.analytics.symptoms import few
+from ftlab_mlflow.analytics.trends import Course
 
 _RATE = Change("learning_rate", factor=0.3)
 
@@ -119,18 +121,19 @@ def reward_collapse(run: Evidence) -> Verdict:
     spread = run.course("reward_std")
     scale = float(np.median(spread.medians)) if spread else 0.0
     needed = max(course.margin, 0.5 * (high - course.first), 0.5 * scale, 0.1 * abs(high))
-    if high - course.last <= needed:
+    falls = Course.of(replace(course.series, values=-course.series.values))
+    if falls is None or high + falls.ending <= needed:
         return None
     return Finding(
         kind="reward_collapse",
         severity="problem",
-        summary=f"The reward fell from {high:.4g} (step {course.ends[best]}) to {course.last:.4g}",
+        summary=f"The reward fell from {high:.4g} (step {course.ends[best]}) to {course.now:.4g}",
         step=int(course.ends[best]),
         numbers={
             "first": course.first,
             "best": high,
             "best_step": int(course.ends[best]),
-            "last": course.last,
+            "last": course.now,
         },
         threshold=f"a fall of more than {needed:.3g}: half of the gain, half of the spread in a "
         "group, and noise",
@@ -148,9 +151,11 @@ def no_spread(run: Evidence) -> Verdict:
     late, reward = course.share(0.8, 1), run.course("reward")
     if late < 0.5:
         return None
+    is_best = reward is not None and reward.last - reward.first > reward.margin
+    is_solved = is_best and reward is not None and reward.last >= 0.98 * float(reward.medians.max())
     return Finding(
         kind="zero_variance_groups",
-        severity="warning",
+        severity="note" if is_solved else "warning",
         summary=f"{late:.0%} of the groups have completions that are all worth the same: they give no "
         "gradient",
         step=int(course.ends[-1]),
@@ -168,7 +173,7 @@ def kl_blow_up(run: Evidence) -> Verdict:
     if course is None:
         return few("kl", run)
     before, now = course.share(0.1, 0.5), course.share(0.9, 1)
-    is_far, is_sudden = now >= 1.0, now >= 0.2 and before > 0 and now >= 10 * before
+    is_far, is_sudden = now >= 1.0, now >= 0.2 and now >= 10 * before
     if not is_far and not is_sudden:
         return None
     return Finding(

@@ -16,7 +16,8 @@ from ftlab_mlflow.analytics.answer import Answer, listed, shortened
 from ftlab_mlflow.analytics.columns import Agg, RunColumns, Value, Wanted
 from ftlab_mlflow.analytics.metric_table import describe
 from ftlab_mlflow.analytics.queries import Limit, Offset, Skip, Statuses, counting, measured
-from ftlab_mlflow.analytics.run_rows import MODEL_PARAMS, NOT_OF_PEOPLE, PARENT, method_in, model_of
+from ftlab_mlflow.analytics.reader import PARENT
+from ftlab_mlflow.analytics.run_rows import MODEL_PARAMS, NOT_OF_PEOPLE, method_in, model_of
 from ftlab_mlflow.control.tags import COMMAND_LINE, STATUS
 
 FEWEST = 8
@@ -59,7 +60,8 @@ def describe_experiment(
     vary = [name for name, n in keys.params.items() if keys.distinct[name] > 1 or n < len(heads)]
     models = [name for name in MODEL_PARAMS if name in keys.params]
     columns = runs.columns(Wanted(params=frozenset([*vary, *models]), tags=_OF_METHOD))
-    params = {name: _spread(columns.params[name]) for name in _frequent(vary, keys.params)}
+    spreads = {name: _spread(columns.params[name]) for name in _frequent(vary, keys.params)}
+    params = {name: one for name, one in spreads.items() if one["distinct"] > 1 or one["runs"] < len(heads)}
     metrics = {
         name: {"runs": keys.metrics[name], "better": describe(name).better, "title": describe(name).title}
         for name in scope.by_importance(keys.metrics)
@@ -71,12 +73,17 @@ def describe_experiment(
         "runs": len(heads),
         "by_status": dict(sorted(Counter(head.status for head in heads).items())),
         "params": params,
-        "constant_params": len(keys.params) - len(vary),
+        "constant_params": len(keys.params) - len(params),
         "metrics": metrics,
         "tags": tags,
         "methods": dict(_methods(columns).most_common(_VALUES)),
         "models": dict(_models(columns, models).most_common(_VALUES)),
-        "policy": {"runs": "of every status; deleted ones are left out"},
+        "policy": {
+            "runs": "of every status, nested ones too; deleted ones are left out",
+            "params": "those that differ, numbers compared as numbers",
+            "metrics": "those that any run has logged, NaN and infinity too",
+            **runs.policy,
+        },
     }
     return shortened(answer, ("params", "metrics", "tags"), arguments={"experiment": experiment}, skip=skip)
 
@@ -117,7 +124,7 @@ def _spread(texts: Mapping[str, str]) -> dict[str, Any]:
     }
     known = [float(number) for number in numbers if number is not None]
     if len(known) == len(counts):
-        spread |= {"min": min(known), "max": max(known)}
+        spread |= {"distinct": len(set(numbers)), "min": min(known), "max": max(known)}
     return spread
 
 
@@ -181,6 +188,7 @@ def param_effects(
     }
     policy = {
         **counting(agg, statuses),
+        **runs.policy,
         "meaning": "a relation among these runs, not a cause: parameters may have been changed together",
     }
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)
@@ -196,8 +204,9 @@ def _correlation(numbers: Mapping[str, float], values: Mapping[str, Value]) -> d
     if result.std() == 0:
         return nothing | {"verdict": "no clear relation"}
     r = float(np.corrcoef(param, result)[0, 1])
-    z = math.atanh(max(-1 + 1e-12, min(1 - 1e-12, r)))
+    imperfect = 1 - 12 / (n * (n * n - 1))  # of an order with one pair of neighbours exchanged
+    z = math.atanh(max(-imperfect, min(imperfect, r)))
     margin = float(ndtri(0.975)) * math.sqrt((1 + r * r / 2) / (n - 3))
-    low, high = math.tanh(z - margin), math.tanh(z + margin)
+    low, high = min(r, math.tanh(z - margin)), max(r, math.tanh(z + margin))
     verdict = "rises" if low > 0 else "falls" if high < 0 else "no clear relation"
     return {"n": n, "correlation": r, "low": low, "high": high, "verdict": verdict}

@@ -49,7 +49,8 @@ def list_experiments(*, limit: Limit = 50, offset: Offset = 0, tracking_uri: str
     """
     store = scope.reader(tracking_uri)
     names = store.experiments()
-    heads = store.runs_of(list(names)).columns(Wanted()).heads if names else ()
+    runs = store.runs_of(list(names))
+    heads = runs.columns(Wanted()).heads if names else ()
     of: dict[str, list[RunHead]] = defaultdict(list)
     for head in heads:
         of[head.experiment_id].append(head)
@@ -64,12 +65,16 @@ def list_experiments(*, limit: Limit = 50, offset: Offset = 0, tracking_uri: str
         }
         for id, name in sorted(names.items(), key=lambda item: (item[1], item[0]))
     ]
-    return listed(rows, arguments={"limit": limit}, offset=offset, limit=limit)
+    policy = {
+        "runs": "of every status, nested ones too; deleted ones are left out",
+        **(runs.policy if names else {}),
+    }
+    return listed(rows, arguments={"limit": limit}, offset=offset, limit=limit, policy=policy)
 
 
 def search_runs(
     experiment: str,
-    where: Sequence[Condition] = (),
+    where: Annotated[Sequence[Condition], Field(max_length=20)] = (),
     order_by: FieldName | None = None,
     descending: bool = False,
     limit: Limit = 20,
@@ -140,10 +145,12 @@ def search_runs(
         "limit": limit,
     }
     policy = {
-        "runs": "of every status; deleted ones are left out",
+        "runs": "of every status, nested ones too; deleted ones are left out",
+        **runs.policy,
         "comparison": "params are text in MLflow: numbers are compared as numbers; a run without a field "
         "meets `missing` alone; NaN and infinity meet no comparison",
         "metrics": _LAST,
+        "ties": "the newest run first",
     }
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)
 
@@ -178,7 +185,8 @@ def rank_runs(
         AnalyticsError: No such experiment; no run has logged the metric; its direction is not known.
         StoreError: As the tracking store does.
     """
-    _, found, omitted = measured(scope.runs_of(experiment, tracking_uri), metric, agg, statuses)
+    runs = scope.runs_of(experiment, tracking_uri)
+    _, found, omitted = measured(runs, metric, agg, statuses)
     if mode == "auto":
         mode = "min" if scope.direction(metric) == "lower" else "max"
     sign = 1 if mode == "min" else -1
@@ -207,6 +215,7 @@ def rank_runs(
     policy = {
         "best": f"the {'smallest' if mode == 'min' else 'largest'} value",
         **counting(agg, statuses),
+        **runs.policy,
         "ties": "share a rank, the newest run first",
     }
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)
@@ -215,7 +224,7 @@ def rank_runs(
 def aggregate(
     experiment: str,
     metric: str,
-    group_by: Annotated[list[GroupField], Field(min_length=1)],
+    group_by: Annotated[list[GroupField], Field(min_length=1, max_length=5)],
     agg: Agg = "last",
     statuses: Statuses = ["FINISHED"],  # noqa: B006
     limit: Limit = 50,
@@ -277,6 +286,7 @@ def aggregate(
     }
     policy = {
         **counting(agg, statuses),
+        **runs.policy,
         "groups": "numbers are compared as numbers; runs without a field are in the group null",
         "best_run_id": f"the {better} the better; of equal runs the newest" if better else "no direction",
     }
@@ -361,7 +371,7 @@ def _group(value: str | float | None) -> str | float | int | None:
     number = conditions.number_of(value)
     if number is None:
         return None if value is None else str(value)
-    return int(number) if number == number.to_integral_value() and abs(number) < 2**53 else float(number)
+    return int(number) if number == number.to_integral_value() else float(number)
 
 
 def _place(value: Any) -> tuple[int, Any]:

@@ -19,6 +19,8 @@ LARGEST = sys.float_info.max
 """What MLflow stores for infinity, and the negative of it for minus infinity."""
 EXACT = 10_000
 """Values of a series that statements are computed from: of a longer one only its shape is read."""
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag of a nested run: the id of the run that it is in."""
 REQUEST_TAGS = (UPDATE_PREFIX, ACK_PREFIX)
 
 
@@ -49,6 +51,10 @@ class RunPage:
 
 class RunsOf(Protocol):
     """The runs of some experiments, to ask about more than once: a slow store is read once for it."""
+
+    @property
+    def policy(self) -> Mapping[str, str]:
+        """What to say of how they were read: empty where they are as they are now."""
 
     def columns(self, wanted: Wanted) -> RunColumns:
         """All of them, with the columns that are wanted."""
@@ -99,6 +105,9 @@ class RunReader(Protocol):
 
     def named(self, name: str) -> list[RunHead]:
         """The runs of this name, or whose id begins so, that are not deleted; newest first."""
+
+    def children(self, run_id: str) -> list[RunHead]:
+        """The nested runs of a run that are not deleted; newest first."""
 
     def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
         """All values of a metric of several runs; a run that never logged it is left out.
@@ -155,5 +164,8 @@ def series_of(points: Iterable[tuple[int, float, int]], total: int | None = None
     steps, times = np.array(columns[0], dtype=np.int64), np.array(columns[2], dtype=np.int64)
     values = np.array(columns[1], dtype=np.float64)
     values[np.abs(values) >= LARGEST] *= np.inf
-    order = np.lexsort((values, times, steps))
+    stored = np.where(
+        np.isnan(values), 0.0, values
+    )  # NaN is kept as 0, which decides between values of a moment
+    order = np.lexsort((stored, times, steps))
     return Series(steps[order], values[order], times[order], len(steps) if total is None else total)

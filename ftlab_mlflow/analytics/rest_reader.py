@@ -63,7 +63,7 @@ class RestReader(SearchReader):
         params = {param["key"]: param.get("value", "") for param in run.get("data", {}).get("params", [])}
         return RestApi.data(run), params, run["info"]["lifecycle_stage"] == "active"
 
-    def every(self, experiments: Sequence[str]) -> Iterable[Found]:
+    def _all(self, experiments: Sequence[str]) -> Iterable[Found]:
         """All runs, newest first: of many, spans of their start times are read side by side."""
         newest = list(self._matching(experiments, [], limit=_ALONE))
         if len(newest) < _ALONE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -13,11 +13,10 @@ from pydantic import Field
 
 from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer, clipped, shortened, shown, size
-from ftlab_mlflow.analytics.columns import Wanted
 from ftlab_mlflow.analytics.comparison import MAX_RUNS, differing_params
-from ftlab_mlflow.analytics.queries import Skip
-from ftlab_mlflow.analytics.reader import RunReader, RunRecord
-from ftlab_mlflow.analytics.run_rows import PARENT, row_of
+from ftlab_mlflow.analytics.queries import Offset, Skip
+from ftlab_mlflow.analytics.reader import PARENT, RunReader, RunRecord
+from ftlab_mlflow.analytics.run_rows import row_of
 from ftlab_mlflow.analytics.series import Series, nonfinite, reduce
 from ftlab_mlflow.control.messages import Update
 from ftlab_mlflow.control.view import RunView
@@ -53,9 +52,6 @@ def get_run(run: str, skip: Skip | None = None, *, tracking_uri: str | None = No
     store = scope.reader(tracking_uri)
     record = scope.record(store, run)
     data, view = record.data, RunView.of(record.data)
-    columns = store.runs_of([data.experiment_id]).columns(Wanted(tags=frozenset({PARENT})))
-    of = columns.tags[PARENT]
-    family = {head.run_id: {"name": head.label, "status": head.status} for head in columns.heads}
     row = row_of(record, view)
     answer: Answer = {
         "run_id": data.run_id,
@@ -76,7 +72,9 @@ def get_run(run: str, skip: Skip | None = None, *, tracking_uri: str | None = No
         },
         "tags": {name: clipped(text) for name, text in sorted(row.tags.items())},
         "parent": data.tags.get(PARENT),
-        "children": {child: family[child] for child, parent in of.items() if parent == data.run_id},
+        "children": {
+            head.run_id: {"name": head.label, "status": head.status} for head in store.children(data.run_id)
+        },
         "requests": dict(Counter(e.ack.status if e.ack else "pending" for e in view.entries)),
         "policy": {"metrics": "the value of the highest step, not the best; NaN and infinity as text"},
     }
@@ -90,24 +88,26 @@ def metric_history(
     max_points: Annotated[int, Field(ge=10, le=1000)] = 200,
     from_step: int | None = None,
     to_step: int | None = None,
+    offset: Offset | None = None,
     *,
     tracking_uri: str | None = None,
 ) -> Answer:
-    """Series of a run, reduced without losing extremes.
+    """Series of a run, reduced without losing extremes, or point by point.
 
     Args:
         run: Id, unique prefix of one, or name.
         metrics: Names, as logged.
         max_points: Points of each series at most. Of more, each piece keeps its smallest and its largest.
         from_step, to_step: Only these optimizer steps, both included.
+        offset: If given, all points, `max_points` at a time, and so many of each series are passed over.
         tracking_uri: MLflow's tracking URI; None is MLflow's own setting.
 
     Returns:
         ``series``: by metric ``points`` ([step, value], NaN and infinity as text), ``total`` values in the
         range, how many are ``nan`` and ``inf``, the ``first`` and ``last`` value, ``min`` and ``max`` of the
         finite ones as [step, value] (the first of equal ones). ``omitted`` counts the points that are not
-        shown, ``next`` gets the first part of them. ``max_points``: What was kept, fewer than
-        asked for where the answer would be too long.
+        shown; ``next`` gets all points of a reduced series from its begin, or those that come after these.
+        ``max_points``: What was kept, fewer than asked for where the answer would be too long.
 
     Raises:
         AnalyticsError: No such run; it has logged no such metric.
@@ -115,36 +115,33 @@ def metric_history(
     """
     store = scope.reader(tracking_uri)
     record = scope.record(store, run)
+    arguments = {"run": run, "metrics": metrics, "from_step": from_step, "to_step": to_step}
     whole = {}
     for metric in dict.fromkeys(metrics):
         _known_metric(record, metric)
         found = store.whole([record.data.run_id], metric)[record.data.run_id]
         whole[metric] = _between(found, from_step, to_step)
     while True:
-        series = {metric: _told(one, max_points) for metric, one in whole.items()}
-        left_out = sum(one["total"] - len(one["points"]) for one in series.values())
+        series = {metric: _told(one, max_points, offset) for metric, one in whole.items()}
+        left_out = sum(
+            one["total"] - len(one["points"]) - min(offset or 0, one["total"]) for one in series.values()
+        )
+        begin = 0 if offset is None else offset + max_points
         answer: Answer = {
             "run_id": record.data.run_id,
             "name": record.data.label,
             "series": series,
             "max_points": max_points,
             "omitted": {"points between those that are shown": left_out} if left_out else {},
-            "next": _part(run, list(whole), max_points, whole.values()) if left_out else None,
+            "next": {**arguments, "max_points": max_points, "offset": begin} if left_out else None,
             "policy": {
                 "order": "by step, then by time: after a rollback a step has two values",
                 "not finite": "NaN and infinity are points as text, counted, and in no min or max",
             },
         }
-        if max_points <= 10 or size(answer) <= answer_chars():
+        if max_points <= 2 or size(answer) <= answer_chars():
             return answer
-        max_points = max(10, max_points * 3 // 4)
-
-
-def _part(run: str, metrics: list[str], points: int, every: Iterable[Series]) -> dict[str, Any]:
-    """The arguments that get the first part of long series whole."""
-    long = [series.steps for series in every if len(series.steps) > points]
-    first, last = min(int(steps[0]) for steps in long), min(int(steps[points - 1]) for steps in long)
-    return {"run": run, "metrics": metrics, "max_points": points, "from_step": first, "to_step": last}
+        max_points = max(2, max_points * 3 // 4)
 
 
 def _between(series: Series, from_step: int | None, to_step: int | None) -> Series:
@@ -155,11 +152,11 @@ def _between(series: Series, from_step: int | None, to_step: int | None) -> Seri
     return replace(cut, total=len(cut.steps))
 
 
-def _told(series: Series, points: int) -> dict[str, Any]:
+def _told(series: Series, points: int, offset: int | None) -> dict[str, Any]:
     kinds = {name: len(places) for name, places in nonfinite(series).items()}
     finite = np.flatnonzero(np.isfinite(series.values))
     values = series.values[finite]
-    kept = reduce(series, points)
+    kept = reduce(series, points) if offset is None else series.taken(slice(offset, offset + points))
     extremes = [int(finite[at]) for at in (np.argmin(values), np.argmax(values))] if len(finite) else []
     low, high = (
         ([int(series.steps[place]), float(series.values[place])] for place in extremes)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from ftlab_mlflow.analytics.reader import RunRecord
+from ftlab_mlflow.analytics.reader import PARENT, RunRecord
 from ftlab_mlflow.control.messages import FINAL_STATES, GOING_ON, Status
 from ftlab_mlflow.control.tags import COMMAND_LINE, STATUS
 from ftlab_mlflow.control.view import RunView
@@ -34,8 +34,6 @@ GroupBy = Literal["model", "experiment"]
 _HUB_CACHE = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/")
 _ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[\\/]")
 _TRAIN = re.compile(r"\bftlab(?:_mlflow\.cli)? train ([a-z]+)\b")
-PARENT = "mlflow.parentRunId"
-"""MLflow's tag of a nested run: the id of the run that it is in."""
 NOT_OF_PEOPLE = ("mlflow.", "ftlab.")
 """How the keys of tags begin that no person has set."""
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
+from ftlab_mlflow.analytics.answer import clipped
 from ftlab_mlflow.analytics.columns import Wanted
+from ftlab_mlflow.analytics.connection import open_existing
 from ftlab_mlflow.analytics.metric_table import Better, Group, describe
-from ftlab_mlflow.analytics.reader import RunReader, RunRecord, RunsOf, open_reader
+from ftlab_mlflow.analytics.reader import RunReader, RunRecord, RunsOf
 from ftlab_mlflow.errors import AnalyticsError, RunNotFound
 
 _NEAREST = 5
@@ -17,7 +20,7 @@ _TELLING = (Group.LOSS, Group.REWARDS, Group.MARGINS, Group.ACCURACY)
 
 
 def reader(tracking_uri: str | None) -> RunReader:
-    """A reader of the tracking store; the same one for the same URI. Raises: as `open_reader`."""
+    """A reader of the tracking store; the same one for the same URI. Raises: as `open_existing`."""
     import mlflow
 
     return _reader(tracking_uri or mlflow.get_tracking_uri())
@@ -25,7 +28,7 @@ def reader(tracking_uri: str | None) -> RunReader:
 
 @lru_cache(maxsize=8)
 def _reader(tracking_uri: str) -> RunReader:
-    return open_reader(tracking_uri)
+    return open_existing(tracking_uri)
 
 
 def runs_of(experiment: str, tracking_uri: str | None) -> RunsOf:
@@ -46,7 +49,7 @@ def experiment_id(store: RunReader, experiment: str) -> str:
         return by_name[0]
     if experiment in names:
         return experiment
-    raise AnalyticsError(f"no experiment {experiment!r}; {nearest(experiment, names.values())}")
+    raise AnalyticsError(f"no experiment {brief(experiment)}; {nearest(experiment, names.values())}")
 
 
 def record(store: RunReader, run: str) -> RunRecord:
@@ -55,10 +58,11 @@ def record(store: RunReader, run: str) -> RunRecord:
     Raises:
         AnalyticsError: No run goes by it, or several do; the text lists them.
     """
-    if not re.fullmatch("[0-9a-f]{32}", run):
-        run = _run_id(store, run)
+    if re.fullmatch("[0-9a-f]{32}", run):
+        with suppress(RunNotFound):
+            return store.record(run)
     try:
-        return store.record(run)
+        return store.record(_run_id(store, run))
     except RunNotFound as error:
         raise AnalyticsError(str(error)) from error
 
@@ -75,17 +79,19 @@ def _run_id(store: RunReader, run: str) -> str:
         return found[0].run_id
     if not found:
         heads = store.runs_of(list(store.experiments())).columns(Wanted()).heads
-        raise AnalyticsError(f"no run {run!r}; {nearest(run, {head.label for head in heads})}")
+        raise AnalyticsError(f"no run {brief(run)}; {nearest(run, {head.label for head in heads})}")
     some = ", ".join(f"{head.run_id} ({head.label}, {head.status})" for head in found[:10])
     more = f" and {len(found) - 10} more" if len(found) > 10 else ""
-    raise AnalyticsError(f"{len(found)} runs go by {run!r}, say which: {some}{more}")
+    raise AnalyticsError(f"{len(found)} runs go by {brief(run)}, say which: {some}{more}")
 
 
 def check_metric(metric: str, metrics: Iterable[str]) -> None:
     """Raises: AnalyticsError: a metric is not among these; the text names the nearest."""
     metrics = list(metrics)
     if metric not in metrics:
-        raise AnalyticsError(f"no run of the experiment has logged {metric!r}; {nearest(metric, metrics)}")
+        raise AnalyticsError(
+            f"no run of the experiment has logged {brief(metric)}; {nearest(metric, metrics)}"
+        )
 
 
 def direction(metric: str) -> Better:
@@ -114,6 +120,11 @@ def by_importance(metrics: Iterable[str]) -> list[str]:
     return sorted(metrics, key=lambda metric: (describe(metric).order, metric))
 
 
+def brief(name: str) -> str:
+    """A name in an error text, in quotes."""
+    return repr(clipped(name, 100))
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The names that are nearest to one that is not there, for an error text."""
     names = sorted(set(names))
@@ -122,5 +133,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
     parts = [each for each in names if name.casefold() in each.casefold()] if name else []
     close = difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.4)
     found = list(dict.fromkeys([*close, *parts]))[:_NEAREST]
-    said = ", ".join(found or names[:_NEAREST])
+    said = ", ".join(clipped(each, 100) for each in found or names[:_NEAREST])
     return f"the nearest of {len(names)} are {said}" if found else f"there are {len(names)}, such as {said}"

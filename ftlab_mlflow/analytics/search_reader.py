@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +17,7 @@ import numpy as np
 
 from ftlab_mlflow.analytics.columns import Agg, Keys, RunColumns, RunHead, Value, Wanted, mean_of
 from ftlab_mlflow.analytics.moments import mean
-from ftlab_mlflow.analytics.reader import REQUEST_TAGS, RunPage, RunRecord, series_of, told
+from ftlab_mlflow.analytics.reader import PARENT, REQUEST_TAGS, RunPage, RunRecord, series_of, told
 from ftlab_mlflow.analytics.series import Series, reduce
 from ftlab_mlflow.control.mlflow_errors import translated
 from ftlab_mlflow.control.mlflow_store import ClientApi
@@ -29,8 +32,12 @@ Found = tuple[RunData, Mapping[str, str], bool]
 """A run, its params, and whether it is not deleted."""
 Position = tuple[int, str]
 """Where a run stands among all, newest first: minus its start in ms, and its id."""
-_KEPT = 200_000
-"""Values of runs that have ended that are kept."""
+_MANY, _KEEP_S = 500, 120
+"""From so many runs on, those that have ended are kept for so many seconds: they take seconds to read."""
+_FEWEST_DIGITS = 4
+"""Of an id's begin, where runs have it as their name."""
+_LATE_S = 600
+"""Clocks of trainers may be so much behind."""
 
 
 class _Asked(NamedTuple):
@@ -42,6 +49,14 @@ class _Asked(NamedTuple):
     logged: str
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """All runs of some experiments. read_at: When those that had ended were read, on the monotonic clock."""
+
+    read_at: float
+    runs: list[Found]
+
+
 class SearchReader(ABC):
     """A `RunReader` on top of MLflow's search."""
 
@@ -49,6 +64,8 @@ class SearchReader(ABC):
         self.tracking_uri = tracking_uri
         self._names: dict[str, str] = {}
         self._values: dict[_Asked, Value | None] = {}
+        self._values_since = -math.inf
+        self._kept: dict[tuple[str, ...], _Kept] = {}
 
     @abstractmethod
     def _all_experiments(self) -> dict[str, str]: ...
@@ -122,27 +139,65 @@ class SearchReader(ABC):
         if "'" in name:  # MLflow's filters cannot say it
             return [head for head in self.runs_of(list(names)).columns(Wanted()).heads if head.label == name]
         found = self._heads(list(names), f"attributes.run_name = '{name}'")
-        if not found and re.fullmatch("[0-9a-f]+", name):
-            found = self._heads(list(names), f"attributes.run_id LIKE '{name}%'")
+        if is_begin_of_id(name, found):
+            by_id = self._heads(list(names), f"attributes.run_id LIKE '{name}%'")
+            found = list({head.run_id: head for head in (*found, *by_id)}.values())
         return found
+
+    def children(self, run_id: str) -> list[RunHead]:
+        return self._heads(list(self.experiments()), f"tags.`{PARENT}` = '{run_id}'")
 
     def _heads(self, experiments: Sequence[str], query: str) -> list[RunHead]:
         return [_head(_told(data)) for data, _, _ in self._matching(experiments, [query])]
 
-    def every(self, experiments: Sequence[str]) -> Iterable[Found]:
-        """All runs of these experiments, the newest first."""
+    def every(self, experiments: Sequence[str]) -> tuple[list[Found], float]:
+        """All runs of these experiments, the newest first, and how many seconds ago the ended ones were read.
+
+        Of many runs those that had ended are kept for a while: then only the others are read, and those that
+        have ended since. What is done to an ended run meanwhile is not seen.
+        """
+        kept = self._kept.get(tuple(experiments))
+        now = time.monotonic()
+        if kept is None or now - kept.read_at > _KEEP_S:
+            kept = _Kept(now, list(self._all(experiments)))
+        else:
+            kept = replace(kept, runs=self._updated(experiments, kept.runs))
+        if len(kept.runs) >= _MANY:
+            self._kept[tuple(experiments)] = kept
+        else:
+            self._kept.pop(tuple(experiments), None)
+        return kept.runs, now - kept.read_at
+
+    def _updated(self, experiments: Sequence[str], runs: Sequence[Found]) -> list[Found]:
+        ends = [data.ended for data, _, _ in runs if data.ended]
+        since = round((max(ends).timestamp() - _LATE_S) * 1000) if ends else 0
+        fresh = {
+            run[0].run_id: run
+            for query in (_HAS_NOT_ENDED, f"attributes.end_time >= {since}")
+            for run in self._matching(experiments, [query])
+        }
+        for data, params, _ in runs:
+            if data.run_id not in fresh and data.ended is None:
+                with suppress(RunNotFound), translated(self.tracking_uri):
+                    fresh[data.run_id] = self._get(data.run_id)  # ended by a clock that is wrong, or deleted
+            elif data.run_id not in fresh:
+                fresh[data.run_id] = data, params, True
+        return sorted((run for run in fresh.values() if run[2]), key=lambda run: position_of_run(run[0]))
+
+    def _all(self, experiments: Sequence[str]) -> Iterable[Found]:
         return self._matching(experiments, [])
 
     def values(self, records: Sequence[RunRecord], key: str, agg: Agg) -> dict[str, Value]:
-        """A column of `RunsOf.columns`. Of runs that have ended, what takes a history is read once."""
+        """A column of `RunsOf.columns`. What takes histories of many ended runs is kept for a while, too."""
         have = {record.data.run_id: record.data for record in records if key in record.data.metrics}
         if agg == "last":
             return {data.run_id: Value(data.metrics[key], data.steps[key]) for data in have.values()}
         asked = {run_id: _Asked(run_id, key, agg, _logged(data, key)) for run_id, data in have.items()}
+        if len(records) < _MANY or time.monotonic() - self._values_since > _KEEP_S:
+            self._values.clear()
+            self._values_since = time.monotonic()
         unknown = [run_id for run_id in have if asked[run_id] not in self._values]
         found = {run_id: _value(series, agg) for run_id, series in self.whole(unknown, key).items()}
-        if len(self._values) + len(found) > _KEPT:
-            self._values.clear()
         self._values |= {asked[id]: value for id, value in found.items() if have[id].ended is not None}
         every = {
             run_id: found[run_id] if run_id in found else self._values.get(asked[run_id]) for run_id in have
@@ -168,8 +223,19 @@ class SearchedRuns:
         self._experiments = experiments
 
     @cached_property
+    def _read(self) -> tuple[list[Found], float]:
+        return self._reader.every(self._experiments)
+
+    @property
     def _found(self) -> list[Found]:
-        return list(self._reader.every(self._experiments))
+        return self._read[0]
+
+    @property
+    def policy(self) -> dict[str, str]:
+        age = self._read[1]
+        if not age:
+            return {}
+        return {"ended runs": f"as they were read {age:.0f} s ago: deletions and edits since are not seen"}
 
     @cached_property
     def _records(self) -> list[RunRecord]:
@@ -262,6 +328,11 @@ class ClientReader(SearchReader):
                 id: replace(each, total=len(each.steps)) for id, each in later.items() if len(each.steps)
             }
         return {run_id: reduce(series, points) for run_id, series in found.items()}
+
+
+def is_begin_of_id(name: str, named: Sequence[RunHead]) -> bool:
+    """Whether runs may be meant by the begin of their ids; short names of runs (1, 2, …) are names alone."""
+    return re.fullmatch("[0-9a-f]+", name) is not None and (not named or len(name) >= _FEWEST_DIGITS)
 
 
 def token_of(position: Position) -> str:

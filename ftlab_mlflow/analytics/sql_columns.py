@@ -43,6 +43,10 @@ class SqlRuns:
             RUNS.c.lifecycle_stage == "active", RUNS.c.experiment_id.in_([int(each) for each in experiments])
         )
 
+    @property
+    def policy(self) -> dict[str, str]:
+        return {}
+
     def columns(self, wanted: Wanted) -> RunColumns:
         with self._connect() as connection:
             texts = {
@@ -103,9 +107,14 @@ def heads(connection: sa.Connection, where: Where) -> Iterator[RunHead]:
 
 def are_named(name: str) -> Where:
     """Whether a run has this name."""
-    tagged = sa.select(TAGS.c.run_uuid).where(TAGS.c.key == NAME_TAG, TAGS.c.value == name)
     without = sa.func.coalesce(RUNS.c.name, "") == ""
-    return sa.or_(RUNS.c.name == name, sa.and_(without, RUNS.c.run_uuid.in_(tagged)))
+    return sa.or_(RUNS.c.name == name, sa.and_(without, have_tag(NAME_TAG, name)))
+
+
+def have_tag(key: str, value: str) -> Where:
+    """Whether a run has this tag with this value."""
+    tagged = sa.select(TAGS.c.run_uuid).where(TAGS.c.key == key, TAGS.c.value == value)
+    return RUNS.c.run_uuid.in_(tagged)
 
 
 def _are_of(table: sa.TableClause, where: Where) -> Where:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -26,10 +25,10 @@ from ftlab_mlflow.analytics.mlflow_tables import (
     TAGS,
     start_of_run,
 )
-from ftlab_mlflow.analytics.reader import REQUEST_TAGS, RunPage, RunRecord, series_of, told
-from ftlab_mlflow.analytics.search_reader import position_of, token_of
+from ftlab_mlflow.analytics.reader import PARENT, REQUEST_TAGS, RunPage, RunRecord, series_of, told
+from ftlab_mlflow.analytics.search_reader import is_begin_of_id, position_of, token_of
 from ftlab_mlflow.analytics.series import Series, reduce
-from ftlab_mlflow.analytics.sql_columns import SqlRuns, are_named, heads
+from ftlab_mlflow.analytics.sql_columns import SqlRuns, are_named, have_tag, heads
 from ftlab_mlflow.control.mlflow_errors import unavailable
 from ftlab_mlflow.control.mlflow_store import end_of, open_database, time_of
 from ftlab_mlflow.control.store import NOT_ENDED, RunData
@@ -176,13 +175,19 @@ class SqlReader:
         return SqlRuns(self._connection, experiments)
 
     def named(self, name: str) -> list[RunHead]:
+        found = self._heads(are_named(name))
+        if is_begin_of_id(name, found):
+            found = self._heads(sa.or_(are_named(name), RUNS.c.run_uuid.startswith(name)))
+        return found
+
+    def children(self, run_id: str) -> list[RunHead]:
+        return self._heads(have_tag(PARENT, run_id))
+
+    def _heads(self, where: sa.ColumnElement[bool]) -> list[RunHead]:
         there = sa.select(EXPERIMENTS.c.experiment_id).where(EXPERIMENTS.c.lifecycle_stage == "active")
         is_active = sa.and_(RUNS.c.lifecycle_stage == "active", RUNS.c.experiment_id.in_(there))
         with self._connection() as connection:
-            found = list(heads(connection, sa.and_(is_active, are_named(name))))
-            if not found and re.fullmatch("[0-9a-f]+", name):
-                found = list(heads(connection, sa.and_(is_active, RUNS.c.run_uuid.startswith(name))))
-        return found
+            return list(heads(connection, sa.and_(is_active, where)))
 
     def whole(self, run_ids: Sequence[str], key: str) -> dict[str, Series]:
         rows: dict[str, list[tuple[int, float, int]]] = defaultdict(list)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ftlab_mlflow.analytics.effects import Slope, slope
-from ftlab_mlflow.analytics.evidence import OWN, Change, Evidence, Finding, Rule, Verdict
+from ftlab_mlflow.analytics.evidence import OWN, PREFERENCES, Change, Evidence, Finding, Rule, Verdict
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.analytics.trends import FEWEST, Course, outliers
 from ftlab_mlflow.control.view import age
@@ -45,10 +46,11 @@ def nonfinite(run: Evidence) -> Verdict:
                 first[metric] = int(run.series[metric].steps[bad[0]])
     counter = run.series.get("nonfinite_steps")
     counted = 0
-    if counter is not None and len(counter.values):
-        counted = int(counter.values[-1])
-        if counted:
-            first["nonfinite_steps"] = int(counter.steps[np.flatnonzero(counter.values > 0)[0]])
+    if counter is not None and len(
+        places := np.flatnonzero(np.isfinite(counter.values) & (counter.values > 0))
+    ):
+        counted = int(counter.values[places].max())
+        first["nonfinite_steps"] = int(counter.steps[places[0]])
     is_fp16 = run.params.get("fp16") == "True"
     last = max((int(each.steps[-1]) for each in run.series.values() if len(each.steps)), default=0)
     allowed = max(_FP16_SKIPS, _FP16_SHARE * last) if is_fp16 else 0
@@ -75,8 +77,8 @@ def divergence(run: Evidence) -> Verdict:
     course = _loss(run)
     if isinstance(course, str):
         return course
-    best = int(np.argmin(course.medians[:-2]))
-    low, last = float(course.medians[best]), float(course.medians[-2:].min())
+    best = int(np.argmin(course.medians[:-1]))
+    low, last = float(course.medians[best]), course.ending
     needed = max(course.margin, 0.5 * (course.first - low), 0.2 * abs(low))
     if last - low <= needed:
         return None
@@ -84,13 +86,13 @@ def divergence(run: Evidence) -> Verdict:
     return Finding(
         kind="divergence",
         severity="problem",
-        summary=f"The loss has risen from {low:.4g} (step {course.ends[best]}) to {last:.4g}",
+        summary=f"The loss has risen from {low:.4g} (step {course.ends[best]}) to {course.now:.4g}",
         step=step,
         numbers={
             "first": course.first,
             "best": low,
             "best_step": int(course.ends[best]),
-            "last": last,
+            "last": course.now,
             "noise": course.noise,
         },
         threshold=f"a rise of more than {needed:.4g}: half of what was gained, a fifth of the best, "
@@ -114,11 +116,11 @@ def loss_spikes(run: Evidence) -> Verdict:
     if isinstance(course, str):
         return course
     series = course.series
-    places = outliers(series, errors=8, share=0.5)
+    places = outliers(series, errors=6, share=0.5)
     heights = series.values[places]
     places = places[(heights > 0.1 * abs(course.first)) & (places < len(series.values) - 1)]
-    if not len(places):
-        return None
+    if not 0 < len(places) <= 0.05 * len(series.values):
+        return None  # what comes in one of twenty steps is no exception
     top = places[int(np.argmax(series.values[places]))]
     return Finding(
         kind="loss_spikes",
@@ -132,7 +134,9 @@ def loss_spikes(run: Evidence) -> Verdict:
             "highest": float(series.values[top]),
             "rate": run.rate_at(float(series.steps[top])),
         },
-        threshold="above the median of the 11 values around it by 8 of their standard deviations and by half",
+        threshold="above the median of the 11 or 31 values around it by half, and by 6 standard "
+        "deviations (of "
+        "the logarithm, where all are positive), in one of 20 steps at most",
         source=OWN,
         advice="Look at the data of these steps; clip the gradient lower, or lower the learning rate.",
         changes=(Change("max_grad_norm", value=1.0), Change("learning_rate", factor=0.5)),
@@ -165,6 +169,10 @@ def underfitting(run: Evidence) -> Verdict:
     course = _loss(run)
     if isinstance(course, str):
         return course
+    if run.is_warming_up:
+        return "the learning rate is still rising"
+    if run.method in PREFERENCES and _rises(run.course("rewards/margins")):
+        return None  # its loss is near its start where margins are small
     fall = _fall(course.series)
     needed = 0.02 * abs(course.first)
     if fall is None or not needed:
@@ -179,11 +187,15 @@ def underfitting(run: Evidence) -> Verdict:
         f"{course.first:.4g}",
         step=int(course.ends[-1]),
         numbers={"first": course.first, "last": course.last, "fall": [fall.least, fall.most]},
-        threshold=f"a fall of less than {needed:.3g} (2 %) with 95 % confidence",
+        threshold=f"no fall, and surely less than {needed:.3g} (2 %) with 95 % confidence",
         source=OWN,
         advice="Raise the learning rate; see whether labels are masked away, and which weights are trained.",
         changes=(Change("learning_rate", factor=3.0),),
     )
+
+
+def _rises(course: Course | None) -> bool:
+    return course is not None and course.last - course.first > course.margin
 
 
 def plateau(run: Evidence) -> Verdict:
@@ -202,9 +214,12 @@ def plateau(run: Evidence) -> Verdict:
     now = float(np.median(half.values))
     gained = course.first - now
     needed = 0.02 * abs(now)
+    if fall.least > 0:
+        return None  # it falls, however slowly
     if fall.most > needed:
-        is_unclear = fall.least < needed
-        return "the loss is too noisy to tell a slow fall from none" if is_unclear else None
+        return "the loss is too noisy to tell a slow fall from none"
+    if _is_within_an_epoch(run, half):
+        return "the loss stands still within an epoch; it often falls from one to the next"
     if gained <= max(0.02 * abs(course.first), 0.6 * course.margin) or abs(now) < 0.1 * abs(course.first):
         return None  # it never fell, or nearly all of it is gone
     begin, end = int(half.steps[0]), int(half.steps[-1])
@@ -220,13 +235,23 @@ def plateau(run: Evidence) -> Verdict:
             "fall": [fall.least, fall.most],
             "gained_before": gained,
         },
-        threshold=f"a fall of less than {needed:.3g} (2 %) with 95 % confidence, at 30 % of the highest "
+        threshold=f"no fall, and surely less than {needed:.3g} (2 %) with 95 % confidence, at 30 % of "
+        "the highest "
         "learning rate or more",
         source=OWN,
         advice="Lower the learning rate once to see whether it falls then; else stop: it has learned "
         "what it can.",
         changes=(Change("learning_rate", factor=0.3),),
     )
+
+
+def _is_within_an_epoch(run: Evidence, part: Series) -> bool:
+    """Whether these values are of one epoch of several."""
+    epochs = run.series.get("epoch")
+    if epochs is None or not len(epochs.values) or float(epochs.values[-1]) <= 1:
+        return False
+    first, last = np.interp(part.steps[[0, -1]], epochs.steps, epochs.values)
+    return bool(last - first <= 1.05)
 
 
 def overfitting(run: Evidence) -> Verdict:
@@ -239,8 +264,12 @@ def overfitting(run: Evidence) -> Verdict:
             continue
         best = int(np.argmin(finite.values))
         low, last = float(finite.values[best]), float(finite.values[-1])
-        after = finite.values[best + 1 :]
-        if low <= 0 or len(after) < 2 or last / low - 1 <= 0.05:
+        if len(finite.values) - best <= 2:
+            continue
+        bends = np.abs(np.diff(finite.values, 2))
+        noise = 1.4826 * float(np.median(bends)) / math.sqrt(6)
+        scale = low if low > 0 else float(finite.values[0]) - low
+        if float(finite.values[-2:].min()) - low <= max(0.05 * scale, 4 * noise):
             continue
         train = _train_around(run, int(finite.steps[best]), int(finite.steps[-1]))
         if train is None:
@@ -259,11 +288,14 @@ def overfitting(run: Evidence) -> Verdict:
                 "best": low,
                 "best_step": int(finite.steps[best]),
                 "last": last,
-                "generalization_loss_percent": 100 * (last / low - 1),
+                "generalization_loss_percent": 100 * (last / low - 1) if low > 0 else None,
+                "noise": noise,
                 "train_at_best": train[0],
                 "train_now": train[1],
             },
-            threshold="a generalization loss of more than 5 %, two evaluations after the best one or more",
+            threshold="a generalization loss of more than 5 % (of the fall, where the best is not "
+            "above 0) and of 4 "
+            "times the noise in the last two evaluations",
             source="Prechelt, Early Stopping - But When? (1998), criterion GL with α = 5",
             advice=f"Stop, and use the checkpoint nearest to step {finite.steps[best]}; fewer epochs, "
             "more data, "
@@ -337,6 +369,10 @@ def rate_too_low(run: Evidence) -> Verdict:
     course = _loss(run)
     if isinstance(course, str):
         return course
+    if run.is_warming_up:
+        return "the learning rate is still rising"
+    if run.method in PREFERENCES and _rises(run.course("rewards/margins")):
+        return None
     path = _path(run, int(course.ends[-1]))
     whole = _fall(course.series)
     moved = whole is None or whole.least > 0.02 * abs(course.first)
@@ -346,7 +382,7 @@ def rate_too_low(run: Evidence) -> Verdict:
     is_straight = False
     if falls[0] and falls[1] and falls[0].least > 0 and falls[1].least > 0:
         share = falls[1].slope.value / falls[0].slope.value
-        is_straight = share > 0.7 and course.margin < course.first - course.last < 0.1 * abs(course.first)
+        is_straight = share > 0.7 and course.margin < course.first - course.last < 0.04 * abs(course.first)
     if not is_still and not is_straight:
         return None
     return Finding(
@@ -362,7 +398,7 @@ def rate_too_low(run: Evidence) -> Verdict:
             "highest_rate": run.peak_rate,
         },
         threshold=f"rates of all steps below {_ADAM_PATH:g} in sum with a loss that stays, or less "
-        "than 10 % in a "
+        "than 4 % in a "
         "fall that does not slow down",
         source="Kingma & Ba, Adam (2015), section 2.1: a step moves a weight by about the rate at most; "
         + OWN,
@@ -378,10 +414,12 @@ def _halves(series: Series) -> tuple[slice, slice]:
 
 def _path(run: Evidence, last: int) -> float | None:
     """The sum of the learning rates of all steps; None unless the optimizer is of Adam's kind."""
-    rates = run.series.get("learning_rate")
-    if rates is None or not len(rates.values) or "adam" not in run.params.get("optim", "adamw").lower():
+    rates = run.rates
+    if rates is None or "adam" not in run.params.get("optim", "adamw").lower():
         return None
-    return float(np.interp(np.arange(1, last + 1), rates.steps, rates.values).sum())
+    steps = np.concatenate(([0], rates.steps[rates.steps < last], [last])).astype(np.float64)
+    values = np.interp(steps, rates.steps, rates.values)
+    return float(np.sum(np.diff(steps) * (values[1:] + values[:-1]) / 2))
 
 
 # --- the gradient ------------------------------------------------------------------------------------
@@ -450,7 +488,7 @@ def throughput_drop(run: Evidence) -> Verdict:
     course = Course.of(whole.taken(whole.steps > since))
     if course is None:
         return few(metric, run) if not since else f"too few values of {metric} since the batch was changed"
-    before = course.share(0.05, 0.5)
+    before = max(course.share(0, 0.2), course.share(0.05, 0.5))
     slow = course.medians < 0.7 * before
     if not slow[-2:].all() or before - course.last <= course.margin:
         return None
@@ -461,7 +499,7 @@ def throughput_drop(run: Evidence) -> Verdict:
         summary=f"{metric} fell from {before:.4g} to {course.last:.4g}",
         step=int(course.begins[place]),
         numbers={"metric": metric, "before": before, "now": course.last},
-        threshold="less than 70 % of the median of the first half",
+        threshold="less than 70 % of the median of the first half, or fifth",
         source=OWN,
         advice="Look at the machine: system metrics, other processes, the data's storage, longer sequences.",
     )

@@ -4,6 +4,7 @@ and out."""
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -102,9 +103,15 @@ def call_tool(name: str, arguments: Mapping[str, Any], tracking_uri: str | None 
         AnalyticsError: No such tool, arguments that it does not take, or what cannot be answered.
         StoreError: As the tracking store does.
     """
-    tool = TOOLS.get(name)
+    tool = TOOLS.get(name) if isinstance(name, str) else None
     if tool is None:
-        raise AnalyticsError(f"no tool {name!r}; {scope.nearest(name, TOOLS)}")
+        raise AnalyticsError(f"no tool {scope.brief(str(name))}; {scope.nearest(str(name), TOOLS)}")
+    if not isinstance(arguments, Mapping):
+        raise AnalyticsError(f"{name}: its arguments are an object by name, got {str(arguments)[:60]!r}")
+    try:
+        json.dumps(dict(arguments), ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AnalyticsError(f"{name}: its arguments are no JSON: {error}") from error
     try:
         given = tool.arguments.model_validate(dict(arguments))
     except ValidationError as error:

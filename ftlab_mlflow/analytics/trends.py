@@ -56,6 +56,11 @@ class Course:
     def last(self) -> float:
         return float(self.medians[-1])
 
+    @property
+    def now(self) -> float:
+        """The median of the last five values."""
+        return float(np.median(self.series.values[-5:]))
+
     @cached_property
     def noise(self) -> float:
         """The standard deviation of a value around the course, from the differences of neighbours."""
@@ -79,23 +84,31 @@ class Course:
         """The values above step `low`, up to step `high`."""
         return self.series.taken((self.series.steps > low) & (self.series.steps <= high))
 
+    @property
+    def ending(self) -> float:
+        """What it surely is above at its end: by its last two pieces, or its last five values, less noise."""
+        by_value = float(self.series.values[-5:].min()) - 6 * self.noise
+        return max(float(self.medians[-2:].min()), by_value)
+
     def share(self, begin: float, end: float) -> float:
         """The median of a part of the values, both bounds from 0 (the first) to 1 (the last)."""
         count = len(self.series.values)
         return float(np.median(self.series.values[round(begin * count) : max(1, round(end * count))]))
 
 
-def outliers(series: Series, *, errors: float, share: float, window: int = 11) -> NDArray[np.intp]:
-    """Places of finite values far above the median of those around them.
+def outliers(series: Series, *, errors: float, share: float) -> NDArray[np.intp]:
+    """Places of finite values far above the median of the 11 around them (of many values, 31).
+
+    Where all are positive their logarithms are held against each other: the loss of single samples is skewed.
 
     Args:
         errors: In standard deviations of the values from these medians. share: Of the median itself.
-        window: Values that a median is of, odd.
     """
     values = series.values
-    half = window // 2
+    half = 5 if len(values) < 200 else 15
     padded = np.pad(values, half, mode="edge")
-    around = np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1)
-    above = values - around
+    around = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1), axis=1)
+    is_large = values - around > share * np.abs(around)
+    above = np.log(values / around) if values.min() > 0 else values - around
     noise = _MAD * float(np.median(np.abs(above)))
-    return np.flatnonzero((above > errors * noise) & (above > share * np.abs(around)))
+    return np.flatnonzero((above > errors * noise) & is_large)

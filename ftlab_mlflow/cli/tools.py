@@ -48,7 +48,7 @@ def call(name: str, arguments: str, tracking_uri: str | None) -> None:
 
     try:
         given = json.loads(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--json is no JSON: {error}") from error
     if not isinstance(given, dict):
         raise ConfigError(f"--json must be an object such as {{}}, got {arguments[:60]}")

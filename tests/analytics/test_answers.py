@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from typing import Any
 
@@ -12,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_samples import Runs
 
-from ftlab_mlflow.analytics import call_tool
+from ftlab_mlflow.analytics import call_tool, search_reader
 from ftlab_mlflow.analytics.moments import deviation, mean
-from ftlab_mlflow.analytics.reader import open_reader
+from ftlab_mlflow.analytics.rest_reader import RestReader
 from ftlab_mlflow.errors import AnalyticsError, ConfigError
 
 PARAMS = {f"param {number:02}": f"{number} " + "x" * 190 for number in range(90)}
@@ -68,9 +69,12 @@ def test_a_part_of_a_series_is_got_whole(runs: Runs) -> None:
     assert answer["omitted"] == {
         "points between those that are shown": 500 - len(answer["series"]["loss"]["points"])
     }
-    part = call_tool("metric_history", answer["next"], runs.client.tracking_uri)
-    assert part["series"]["loss"]["points"] == [[step, float((step - 1) % 7)] for step in range(1, 51)]
-    assert (part["omitted"], part["next"]) == ({}, None)
+    points: list[Any] = []
+    while answer["next"]:
+        answer = call_tool("metric_history", answer["next"], runs.client.tracking_uri)
+        points += answer["series"]["loss"]["points"]
+        assert answer["omitted"].get("points between those that are shown", 0) == 500 - len(points)
+    assert points == [[step, float((step - 1) % 7)] for step in range(1, 501)]
 
 
 def test_directions_of_ones_own(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,33 +98,71 @@ def test_directions_of_ones_own(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> 
         best("judge/wit")
 
 
-def test_histories_of_finished_runs_are_read_once_over_http(
+def test_histories_over_http_are_kept_of_many_ended_runs_alone(
     mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    http_uri = mlflow_server.uri
-    runs = Runs(http_uri)
+    runs = Runs(mlflow_server.uri)
     experiment = runs.client.create_experiment("kept")
     done = runs.plain("done", experiment=experiment, status="FINISHED", loss=[3.0, 1.0, 2.0])
     going = runs.plain("going", experiment=experiment, loss=[5.0, 4.0])
-    reader = open_reader(http_uri)
     asked: list[str] = []
-    whole = type(reader).whole
+    whole = RestReader.whole
 
-    def counted(self: Any, run_ids: Any, key: str) -> Any:
+    def counted(self: RestReader, run_ids: Any, key: str) -> Any:
         asked.extend(run_ids)
         return whole(self, run_ids, key)
 
-    monkeypatch.setattr(type(reader), "whole", counted)
+    monkeypatch.setattr(RestReader, "whole", counted)
     arguments = {"experiment": "kept", "metric": "loss", "agg": "min", "statuses": ["FINISHED", "RUNNING"]}
 
     def values() -> dict[str, float]:
-        rows = call_tool("rank_runs", arguments, http_uri)["rows"]
+        rows = call_tool("rank_runs", arguments, mlflow_server.uri)["rows"]
         return {row["name"]: row["value"] for row in rows}
 
-    assert values() == values() == {"done": 1.0, "going": 4.0}
-    assert (asked.count(done), asked.count(going)) == (1, 2)
-    runs.log(done, "loss", [0.5], first=9)
-    assert values() == {"done": 0.5, "going": 4.0}
+    assert values() == {"done": 1.0, "going": 4.0}
+    runs.log(done, "loss", [0.5], first=2)
+    assert values() == {"done": 0.5, "going": 4.0}, "its last value is the same"
+    monkeypatch.setattr(search_reader, "_MANY", 2)
+    values()
+    asked.clear()
+    assert values() == values() == {"done": 0.5, "going": 4.0}
+    assert (asked.count(done), asked.count(going)) == (0, 2)
+
+
+def test_of_many_runs_over_http_only_those_that_go_on_are_read_again(
+    mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_reader, "_MANY", 3)
+    runs = Runs(mlflow_server.uri)
+    experiment = runs.client.create_experiment("many")
+
+    def add(name: str, status: str = "FINISHED") -> str:
+        return runs.plain(name, experiment=experiment, status=status, loss=[1.0])
+
+    ended = [add(f"ended {number}") for number in range(3)]
+    going, stopped = add("going", "RUNNING"), add("stopped", "RUNNING")
+
+    def seen() -> tuple[dict[str, str], dict[str, str]]:
+        answer = call_tool("search_runs", {"experiment": "many"}, mlflow_server.uri)
+        return {row["name"]: row["status"] for row in answer["rows"]}, answer["policy"]
+
+    names = {f"ended {number}": "FINISHED" for number in range(3)}
+    assert seen()[0] == names | {"going": "RUNNING", "stopped": "RUNNING"}
+    runs.client.set_terminated(going, "FAILED")
+    runs.client.delete_run(stopped)
+    add("new", "RUNNING")
+    add("new and over")
+    found, policy = seen()
+    assert found == names | {"going": "FAILED", "new": "RUNNING", "new and over": "FINISHED"}
+    assert re.fullmatch(
+        r"as they were read \d+ s ago: deletions and edits since are not seen", policy["ended runs"]
+    )
+    runs.client.delete_run(ended[0])
+    assert "ended 0" in seen()[0], "said in the policy"
+    monkeypatch.setattr(search_reader, "_KEEP_S", 0)
+    found, policy = seen()
+    assert "ended 0" not in found
+    assert "ended runs" not in policy
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
