@@ -382,7 +382,7 @@ def rate_too_low(run: Evidence) -> Verdict:
     is_straight = False
     if falls[0] and falls[1] and falls[0].least > 0 and falls[1].least > 0:
         share = falls[1].slope.value / falls[0].slope.value
-        is_straight = share > 0.7 and course.margin < course.first - course.last < 0.04 * abs(course.first)
+        is_straight = share > 0.7 and course.first - course.last < 0.04 * abs(course.first)
     if not is_still and not is_straight:
         return None
     return Finding(

@@ -284,11 +284,11 @@ ILL = {
         "underfitting rate_too_low",
         like={**_STILL, "learning_rate": 1e-8, "per_device_train_batch_size": 32},
     ),
-    "rate 2e-5": _wrong(
+    "rate 1.5e-5": _wrong(
         "sft",
         "rate_too_low",
         "underfitting",
-        like={**_STILL, "learning_rate": 2e-5, "per_device_train_batch_size": 32, "max_steps": 240},
+        like={**_STILL, "learning_rate": 1.5e-5, "per_device_train_batch_size": 64, "max_steps": 240},
     ),
     "nothing to learn": _wrong(
         "sft",
