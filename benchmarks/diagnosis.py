@@ -23,7 +23,7 @@ from report import publish, table  # noqa: E402
 
 from ftlab_mlflow.analytics import call_tool  # noqa: E402
 
-FIRST_SEED = 400
+FIRST_SEED = 600
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ def number_of(value: object) -> Decimal | None:
         number = Decimal(value.strip()) if isinstance(value, str) else Decimal(repr(value))
     except (InvalidOperation, AttributeError):
         return None
-    if not number.is_finite() or abs(number) > _LARGEST:
+    if not number.is_finite() or number.copy_abs() > _LARGEST:
         return None
     return number
 
