@@ -8,13 +8,27 @@ from typing import Any
 from ftlab_mlflow.analytics import scope
 from ftlab_mlflow.analytics.answer import Answer, listed, shown
 from ftlab_mlflow.analytics.evidence import PREFERENCES, Change, Evidence, Finding, Rule
+from ftlab_mlflow.analytics.loss_symptoms import (
+    divergence,
+    loss_spikes,
+    nonfinite,
+    overfitting,
+    plateau,
+    underfitting,
+)
 from ftlab_mlflow.analytics.method_symptoms import PREFERENCE_RULES, REWARD_RULES
 from ftlab_mlflow.analytics.metric_table import describe
 from ftlab_mlflow.analytics.queries import Limit, Offset
+from ftlab_mlflow.analytics.rate_symptoms import rate_too_high, rate_too_low
 from ftlab_mlflow.analytics.reader import RunReader, RunRecord
 from ftlab_mlflow.analytics.run_rows import method_of
+from ftlab_mlflow.analytics.run_symptoms import (
+    gradient_explosion,
+    gradient_vanishing,
+    process,
+    throughput_drop,
+)
 from ftlab_mlflow.analytics.series import Series, courses, latest
-from ftlab_mlflow.analytics.symptoms import RULES
 from ftlab_mlflow.control.markers import markers, turns
 from ftlab_mlflow.control.messages import Update
 from ftlab_mlflow.control.view import RunView, why_closed
@@ -28,6 +42,21 @@ _SIGNS = {
     "completions/mean_length", "completions/clipped_ratio",
 }  # fmt: skip
 """The metrics that the rules look at, beside losses of evaluations."""
+_RULES: Sequence[tuple[str, Rule]] = (
+    ("failed, lost or stalled", process),
+    ("NaN or infinity", nonfinite),
+    ("divergence", divergence),
+    ("loss spikes", loss_spikes),
+    ("overfitting", overfitting),
+    ("underfitting", underfitting),
+    ("plateau", plateau),
+    ("learning rate too high", rate_too_high),
+    ("learning rate too low", rate_too_low),
+    ("exploding gradient", gradient_explosion),
+    ("vanishing gradient", gradient_vanishing),
+    ("throughput", throughput_drop),
+)
+"""What is looked for, in words, and how."""
 _ORDER = ("problem", "warning", "note")
 
 
@@ -120,9 +149,9 @@ def diagnosed(run: Evidence) -> tuple[list[Finding], list[str], dict[str, str]]:
 
 def _rules(run: Evidence) -> Sequence[tuple[str, Rule]]:
     if run.is_policy:
-        return (*RULES, *REWARD_RULES)
+        return (*_RULES, *REWARD_RULES)
     is_preference = run.method in PREFERENCES or (run.method is None and "rewards/margins" in run.series)
-    return (*RULES, *PREFERENCE_RULES) if is_preference else RULES
+    return (*_RULES, *PREFERENCE_RULES) if is_preference else _RULES
 
 
 def _document(finding: Finding, view: RunView) -> dict[str, Any]:

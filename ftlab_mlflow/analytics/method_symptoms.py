@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ftlab_mlflow.analytics.evidence import OWN, Change, Evidence, Finding, Rule, Verdict
-from ftlab_mlflow.analytics.symptoms import few
+from ftlab_mlflow.analytics.loss_symptoms import few
 from ftlab_mlflow.analytics.trends import Course
 
 _RATE = Change("learning_rate", factor=0.3)

@@ -229,11 +229,11 @@ def test_every_finding_is_in_the_guide() -> None:
     import inspect
     from pathlib import Path
 
-    from ftlab_mlflow.analytics import method_symptoms, symptoms
+    from ftlab_mlflow.analytics import loss_symptoms, method_symptoms, rate_symptoms, run_symptoms
 
     guide = (Path(__file__).parents[2] / "docs" / "guides" / "diagnosis.md").read_text()
     names = set()
-    for module in (symptoms, method_symptoms):
+    for module in (loss_symptoms, rate_symptoms, run_symptoms, method_symptoms):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == Finding.__name__:
                 names |= {

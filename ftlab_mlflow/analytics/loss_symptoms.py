@@ -1,24 +1,20 @@
-"""What may go wrong in every training: its loss, its gradient, its speed, its process."""
+"""What may go wrong with a loss: NaN, divergence, spikes, plateau, overfitting, underfitting."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ftlab_mlflow.analytics.effects import Slope, slope
-from ftlab_mlflow.analytics.evidence import OWN, PREFERENCES, Change, Evidence, Finding, Rule, Verdict
+from ftlab_mlflow.analytics.evidence import OWN, PREFERENCES, Change, Evidence, Finding, Verdict
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.analytics.trends import FEWEST, Course, outliers
-from ftlab_mlflow.control.view import age
 
 _NO_LOSS = "the loss says nothing where a reward is trained for"
-_LOWER_RATE = (Change("learning_rate", factor=0.3),)
-_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+LOWER_RATE = (Change("learning_rate", factor=0.3),)
 _FP16_SKIPS, _FP16_SHARE = 20, 0.01
-_SILENT_S, _SILENT_GAPS = 600, 10
 
 
 def few(metric: str, run: Evidence) -> str:
@@ -27,13 +23,11 @@ def few(metric: str, run: Evidence) -> str:
     return f"{metric} has {0 if there is None else len(there.values)} values, {FEWEST} are needed"
 
 
-def _loss(run: Evidence) -> Course | str:
+def loss_course(run: Evidence) -> Course | str:
+    """The course of the training loss, or why it cannot be told."""
     if run.is_policy:
         return _NO_LOSS
     return run.course("loss") or few("loss", run)
-
-
-# --- the loss ----------------------------------------------------------------------------------------
 
 
 def nonfinite(run: Evidence) -> Verdict:
@@ -68,13 +62,13 @@ def nonfinite(run: Evidence) -> Verdict:
         source="docs/metrics.md; with fp16, PyTorch's GradScaler skips steps while it looks for its scale",
         advice="Go back to a checkpoint before that step with a lower learning rate; use bf16 in "
         "place of fp16.",
-        changes=_LOWER_RATE,
+        changes=LOWER_RATE,
     )
 
 
 def divergence(run: Evidence) -> Verdict:
     """The loss has lost half of what it had gained, or has risen by a fifth from its best."""
-    course = _loss(run)
+    course = loss_course(run)
     if isinstance(course, str):
         return course
     best = int(np.argmin(course.medians[:-1]))
@@ -99,7 +93,7 @@ def divergence(run: Evidence) -> Verdict:
         "and noise",
         source=OWN,
         advice="Go back to the best checkpoint and lower the learning rate, or stop the run.",
-        changes=_LOWER_RATE,
+        changes=LOWER_RATE,
     )
 
 
@@ -112,7 +106,7 @@ def _onset(course: Course, best: int, level: float) -> int:
 
 def loss_spikes(run: Evidence) -> Verdict:
     """Single values of the loss far above those around them."""
-    course = _loss(run)
+    course = loss_course(run)
     if isinstance(course, str):
         return course
     series = course.series
@@ -144,7 +138,7 @@ def loss_spikes(run: Evidence) -> Verdict:
 
 
 @dataclass(frozen=True)
-class _Fall:
+class Fall:
     """How the loss moves over some values.
 
     Attributes:
@@ -156,24 +150,25 @@ class _Fall:
     most: float
 
 
-def _fall(series: Series) -> _Fall | None:
+def fall_of(series: Series) -> Fall | None:
+    """How the loss moves over these values; None of too few."""
     found = slope(series)
     if found is None:
         return None
     span = float(series.steps[-1] - series.steps[0]) / 100
-    return _Fall(found, (-found.value - found.margin) * span, (-found.value + found.margin) * span)
+    return Fall(found, (-found.value - found.margin) * span, (-found.value + found.margin) * span)
 
 
 def underfitting(run: Evidence) -> Verdict:
     """The loss is where it began."""
-    course = _loss(run)
+    course = loss_course(run)
     if isinstance(course, str):
         return course
     if run.is_warming_up:
         return "the learning rate is still rising"
-    if run.method in PREFERENCES and _rises(run.course("rewards/margins")):
+    if run.method in PREFERENCES and rises(run.course("rewards/margins")):
         return None  # its loss is near its start where margins are small
-    fall = _fall(course.series)
+    fall = fall_of(course.series)
     needed = 0.02 * abs(course.first)
     if fall is None or not needed:
         return None
@@ -194,13 +189,14 @@ def underfitting(run: Evidence) -> Verdict:
     )
 
 
-def _rises(course: Course | None) -> bool:
+def rises(course: Course | None) -> bool:
+    """Whether a course surely goes up."""
     return course is not None and course.last - course.first > course.margin
 
 
 def plateau(run: Evidence) -> Verdict:
     """The loss fell, and does no more, though the learning rate is still high."""
-    course = _loss(run)
+    course = loss_course(run)
     if isinstance(course, str):
         return course
     series = course.series
@@ -208,7 +204,7 @@ def plateau(run: Evidence) -> Verdict:
         rates = np.array([run.rate_at(step) for step in series.steps])
         series = series.taken(rates >= 0.3 * run.peak_rate)
     half = series.taken(slice(len(series.values) // 2, None))
-    fall = _fall(half) if len(half.values) >= FEWEST else None
+    fall = fall_of(half) if len(half.values) >= FEWEST else None
     if fall is None:
         return f"the loss has too few values at a high learning rate, {2 * FEWEST} are needed"
     now = float(np.median(half.values))
@@ -318,253 +314,3 @@ def _train_around(run: Evidence, best: int, last: int) -> tuple[float, float] | 
     if min(map(len, parts)) < 2:
         return None
     return float(np.median(parts[0])), float(np.median(parts[1]))
-
-
-# --- the learning rate -------------------------------------------------------------------------------
-
-
-def rate_too_high(run: Evidence) -> Verdict:
-    """The loss went up, or away, at a time when the learning rate was at least half of its highest."""
-    course = _loss(run)
-    if not run.peak_rate:
-        return "no learning rate was logged"
-    signs: list[tuple[str, int]] = []
-    for rule in (nonfinite, divergence):
-        found = rule(run)
-        if isinstance(found, Finding) and found.step is not None:
-            signs.append((found.kind, found.step))
-    if isinstance(course, Course) and len(course.medians) > 2:
-        pairs = np.minimum(course.medians[1:-1], course.medians[2:])
-        top = int(np.argmax(pairs))
-        if pairs[top] - course.first > max(course.margin, 0.2 * abs(course.first)):
-            signs.append(("above its start", int(course.ends[top + 1])))
-    high = [(sign, step) for sign, step in signs if (run.rate_at(step) or 0.0) >= 0.5 * run.peak_rate]
-    if not high:
-        return course if isinstance(course, str) and not signs else None
-    sign, step = min(high, key=lambda each: each[1])
-    raised = [mark for mark in run.changes_of(["learning_rate", "lr_schedule"]) if mark.step <= step]
-    return Finding(
-        kind="rate_too_high",
-        severity="problem",
-        summary=f"At a learning rate of {run.rate_at(step):.3g} the loss went wrong ({sign}, step {step})",
-        step=step,
-        numbers={
-            "rate": run.rate_at(step),
-            "highest_rate": run.peak_rate,
-            "signs": dict(signs),
-            "last_change_before": raised[-1].text if raised else None,
-        },
-        threshold="at least half of the highest rate of the run",
-        source=OWN,
-        advice="Lower the learning rate to about a third, with a longer warm-up in the next run.",
-        changes=_LOWER_RATE,
-    )
-
-
-_ADAM_PATH = 1e-4
-
-
-def rate_too_low(run: Evidence) -> Verdict:
-    """The loss falls slowly on a straight line, or does not, and no weight can have moved."""
-    course = _loss(run)
-    if isinstance(course, str):
-        return course
-    if run.is_warming_up:
-        return "the learning rate is still rising"
-    if run.method in PREFERENCES and _rises(run.course("rewards/margins")):
-        return None
-    path = _path(run, int(course.ends[-1]))
-    whole = _fall(course.series)
-    moved = whole is None or whole.least > 0.02 * abs(course.first)
-    is_still = not moved and path is not None and path < _ADAM_PATH
-    first, second = (course.series.taken(part) for part in _halves(course.series))
-    falls = [_fall(first), _fall(second)]
-    is_straight = False
-    if falls[0] and falls[1] and falls[0].least > 0 and falls[1].least > 0:
-        share = falls[1].slope.value / falls[0].slope.value
-        is_straight = share > 0.7 and course.first - course.last < 0.04 * abs(course.first)
-    if not is_still and not is_straight:
-        return None
-    return Finding(
-        kind="rate_too_low",
-        severity="warning",
-        summary=f"The loss moved from {course.first:.4g} to {course.last:.4g} in {course.ends[-1]} steps"
-        + (", on a straight line" if is_straight else ", and the learning rate moves nothing"),
-        step=int(course.ends[-1]),
-        numbers={
-            "first": course.first,
-            "last": course.last,
-            "sum_of_rates": path,
-            "highest_rate": run.peak_rate,
-        },
-        threshold=f"rates of all steps below {_ADAM_PATH:g} in sum with a loss that stays, or less "
-        "than 4 % in a "
-        "fall that does not slow down",
-        source="Kingma & Ba, Adam (2015), section 2.1: a step moves a weight by about the rate at most; "
-        + OWN,
-        advice="Raise the learning rate, three times at first.",
-        changes=(Change("learning_rate", factor=3.0),),
-    )
-
-
-def _halves(series: Series) -> tuple[slice, slice]:
-    middle = len(series.values) // 2
-    return slice(0, middle), slice(middle, None)
-
-
-def _path(run: Evidence, last: int) -> float | None:
-    """The sum of the learning rates of all steps; None unless the optimizer is of Adam's kind."""
-    rates = run.rates
-    if rates is None or "adam" not in run.params.get("optim", "adamw").lower():
-        return None
-    steps = np.concatenate(([0], rates.steps[rates.steps < last], [last])).astype(np.float64)
-    values = np.interp(steps, rates.steps, rates.values)
-    return float(np.sum(np.diff(steps) * (values[1:] + values[:-1]) / 2))
-
-
-# --- the gradient ------------------------------------------------------------------------------------
-
-
-def gradient_explosion(run: Evidence) -> Verdict:
-    """The gradient's norm is ten times what it was."""
-    course = run.course("grad_norm")
-    if course is None:
-        return few("grad_norm", run)
-    for place in range(2, len(course.medians)):
-        before = float(np.median(course.medians[:place]))
-        now = float(course.medians[place])
-        if before > 0 and now > 10 * before and now - before > course.margin:
-            return Finding(
-                kind="gradient_explosion",
-                severity="problem",
-                summary=f"The gradient's norm rose from {before:.3g} to {now:.3g} at step "
-                f"{course.begins[place]}",
-                step=int(course.begins[place]),
-                numbers={"before": before, "now": now, "last": course.last},
-                threshold="ten times the median of before",
-                source="Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural "
-                "networks (2013): "
-                "clip at half to ten times the mean norm",
-                advice="Clip the gradient at about its norm of before, and lower the learning rate.",
-                changes=(Change("max_grad_norm", value=float(f"{before:.2g}")), *_LOWER_RATE),
-            )
-    return None
-
-
-def gradient_vanishing(run: Evidence) -> Verdict:
-    """The gradient is gone, the loss is not."""
-    course, loss = run.course("grad_norm"), _loss(run)
-    if isinstance(loss, str):
-        return loss
-    if course is None:
-        return few("grad_norm", run)
-    before, now = course.share(0, 0.2), course.share(0.8, 1)
-    if not (before > 0 and now < 1e-3 * before and loss.last > 0.1 * abs(loss.first)):
-        return None
-    return Finding(
-        kind="gradient_vanishing",
-        severity="problem",
-        summary=f"The gradient's norm fell from {before:.3g} to {now:.3g}, the loss is {loss.last:.4g}",
-        step=int(course.ends[-1]),
-        numbers={"before": before, "now": now, "loss": loss.last},
-        threshold="a thousandth of what it was, with more than a tenth of the first loss left",
-        source=OWN,
-        advice="Look at the weights: weight decay, saturation and frozen layers do this. A resume "
-        "does not help.",
-        changes=(Change("weight_decay", value=0.0),),
-    )
-
-
-# --- the process -------------------------------------------------------------------------------------
-
-
-def throughput_drop(run: Evidence) -> Verdict:
-    """It has become slower, and was not told to do something else."""
-    metric = next((each for each in ("tokens_per_second", "samples_per_second") if each in run.series), None)
-    if metric is None:
-        return "no tokens_per_second or samples_per_second was logged"
-    since = max((mark.step for mark in run.changes_of(_BATCH)), default=0)
-    whole = run.series[metric]
-    course = Course.of(whole.taken(whole.steps > since))
-    if course is None:
-        return few(metric, run) if not since else f"too few values of {metric} since the batch was changed"
-    before = max(course.share(0, 0.2), course.share(0.05, 0.5))
-    slow = course.medians < 0.7 * before
-    if not slow[-2:].all() or before - course.last <= course.margin:
-        return None
-    place = len(slow) - int(np.argmin(slow[::-1])) if not slow.all() else 0
-    return Finding(
-        kind="throughput_drop",
-        severity="warning",
-        summary=f"{metric} fell from {before:.4g} to {course.last:.4g}",
-        step=int(course.begins[place]),
-        numbers={"metric": metric, "before": before, "now": course.last},
-        threshold="less than 70 % of the median of the first half, or fifth",
-        source=OWN,
-        advice="Look at the machine: system metrics, other processes, the data's storage, longer sequences.",
-    )
-
-
-def process(run: Evidence) -> Verdict:
-    """It failed, its trainer is gone, or it is silent."""
-    view = run.view
-    if view.state == "failed":
-        error = view.status.error if view.status else None
-        step = view.status.step if view.status else None
-        return _of_process("failed", f"The training failed: {error or 'no reason is known'}", step, {})
-    if view.state == "lost":
-        assert view.status is not None
-        silent = view.heartbeat_age_s
-        text = f"No sign of its trainer for {age(silent)}; one is due every {age(view.status.every_s)}"
-        return _of_process("lost", text, view.status.step, {"silent_s": silent}, "three heartbeats missed")
-    if view.state != "running":
-        return None
-    if not run.series:
-        return "nothing was logged yet"
-    times = np.unique(np.concatenate([each.times for each in run.series.values()]))
-    if len(times) < 3:
-        return "too few values were logged to tell whether it is silent"
-    gap = float(np.median(np.diff(times))) / 1000
-    silent = view.now.timestamp() - float(times[-1]) / 1000
-    needed = max(_SILENT_S, _SILENT_GAPS * gap)
-    if silent <= needed:
-        return None
-    return _of_process(
-        "stalled",
-        f"It says that it runs, and has logged nothing for {age(silent)}",
-        view.status.step if view.status else None,
-        {"silent_s": silent, "usual_gap_s": gap},
-        f"silent for {age(needed)}: {_SILENT_GAPS} usual gaps, and ten minutes",
-    )
-
-
-def _of_process(
-    kind: str, summary: str, step: int | None, numbers: dict[str, float | None], threshold: str = ""
-) -> Finding:
-    return Finding(
-        kind=kind,
-        severity="problem",
-        summary=summary,
-        step=step,
-        numbers=numbers,
-        threshold=threshold or "the status of the run",
-        source="docs/protocol.md" if kind != "stalled" else OWN,
-        advice="Look at its process and its log, then resume it from its last checkpoint: --resume.",
-    )
-
-
-RULES: Sequence[tuple[str, Rule]] = (
-    ("failed, lost or stalled", process),
-    ("NaN or infinity", nonfinite),
-    ("divergence", divergence),
-    ("loss spikes", loss_spikes),
-    ("overfitting", overfitting),
-    ("underfitting", underfitting),
-    ("plateau", plateau),
-    ("learning rate too high", rate_too_high),
-    ("learning rate too low", rate_too_low),
-    ("exploding gradient", gradient_explosion),
-    ("vanishing gradient", gradient_vanishing),
-    ("throughput", throughput_drop),
-)
-"""What is looked for, in words, and how."""
