@@ -14,7 +14,7 @@ from ftlab_mlflow.analytics.columns import RunColumns, RunHead, Wanted
 from ftlab_mlflow.errors import AnalyticsError
 
 Op = Literal["=", "!=", ">", ">=", "<", "<=", "contains", "starts_with", "in", "exists", "missing"]
-Scalar = bool | int | float | str
+Scalar = bool | int | float | Annotated[str, StringConstraints(max_length=500)]
 FieldName = Annotated[
     str,
     StringConstraints(
@@ -48,7 +48,7 @@ class Condition(BaseModel):
 
     field: FieldName
     op: Op
-    value: Scalar | list[Scalar] | None = Field(default=None)
+    value: Scalar | Annotated[list[Scalar], Field(max_length=50)] | None = Field(default=None)
 
 
 def wanted(fields: set[str]) -> Wanted:

@@ -201,7 +201,7 @@ def _correlation(numbers: Mapping[str, float], values: Mapping[str, Value]) -> d
         return nothing | {"verdict": "too few runs"}
     param = pd.Series(list(numbers.values())).rank().to_numpy()
     result = pd.Series([values[run_id].value for run_id in numbers]).rank().to_numpy()
-    if result.std() == 0:
+    if param.std() == 0 or result.std() == 0:
         return nothing | {"verdict": "no clear relation"}
     r = float(np.corrcoef(param, result)[0, 1])
     imperfect = 1 - 12 / (n * (n * n - 1))  # of an order with one pair of neighbours exchanged

@@ -24,7 +24,7 @@ from ftlab_mlflow.control.wire import Scalar, utc_now
 from ftlab_mlflow.errors import AnalyticsError
 from ftlab_mlflow.settings import answer_chars
 
-Metrics = Annotated[list[str], Field(min_length=1, max_length=20)]
+Metrics = Annotated[list[str], Field(min_length=1, max_length=10)]
 Runs = Annotated[list[str], Field(min_length=1, max_length=MAX_RUNS)]
 
 
