@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dashboard_process import Dashboard
@@ -84,8 +85,14 @@ def test_nothing_of_a_run_is_more_than_text(
     expect(page.get_by_text("flag *", exact=True)).to_be_visible()
     page.get_by_label("learning_rate", exact=True).fill("5e-4")
     expect(page.locator(".st-key-preview .legend")).to_contain_text("<script>")
-    page.get_by_test_id("stTooltipHoverTarget").first.hover()
-    expect(page.get_by_test_id("stTooltipContent")).to_contain_text("**strong** _slanted_")
+    tooltip = page.get_by_test_id("stTooltipContent")
+    for _ in range(10):  # a refresh of the page may close it
+        page.mouse.move(0, 0)
+        page.get_by_test_id("stTooltipHoverTarget").first.hover()
+        with suppress(AssertionError):
+            expect(tooltip).to_be_visible(timeout=3000)
+            break
+    expect(tooltip).to_contain_text("**strong** _slanted_")
     made = page.locator(f":is(.stApp, [data-testid=stTooltipContent]) :is({_MADE})")
     assert made.evaluate_all("found => found.map(each => each.outerHTML)") == []
     page.locator(".ftlab-plot .scatterlayer path.point").last.hover(force=True)
