@@ -164,10 +164,8 @@ def underfitting(run: Evidence) -> Verdict:
     course = loss_course(run)
     if isinstance(course, str):
         return course
-    if run.is_warming_up:
-        return "the learning rate is still rising"
-    if run.method in PREFERENCES and rises(run.course("rewards/margins")):
-        return None  # its loss is near its start where margins are small
+    if why := why_it_may_stay(run):
+        return why
     fall = fall_of(course.series)
     needed = 0.02 * abs(course.first)
     if fall is None or not needed:
@@ -189,9 +187,14 @@ def underfitting(run: Evidence) -> Verdict:
     )
 
 
-def rises(course: Course | None) -> bool:
-    """Whether a course surely goes up."""
-    return course is not None and course.last - course.first > course.margin
+def why_it_may_stay(run: Evidence) -> str | None:
+    """Why a loss that stays where it began says nothing yet; None where it does."""
+    if run.is_warming_up:
+        return "the learning rate is still rising"
+    margins = run.course("rewards/margins") if run.method in PREFERENCES else None
+    if margins is not None and margins.last - margins.first > margins.margin:
+        return "reward margins grow, and the loss of small ones is near its start"
+    return None
 
 
 def plateau(run: Evidence) -> Verdict:

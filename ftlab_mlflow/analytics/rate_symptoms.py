@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ftlab_mlflow.analytics.evidence import OWN, PREFERENCES, Change, Evidence, Finding, Verdict
+from ftlab_mlflow.analytics.evidence import OWN, Change, Evidence, Finding, Verdict
 from ftlab_mlflow.analytics.loss_symptoms import (
     LOWER_RATE,
     divergence,
     fall_of,
     loss_course,
     nonfinite,
-    rises,
+    why_it_may_stay,
 )
 from ftlab_mlflow.analytics.series import Series
 from ftlab_mlflow.analytics.trends import Course
@@ -63,10 +63,8 @@ def rate_too_low(run: Evidence) -> Verdict:
     course = loss_course(run)
     if isinstance(course, str):
         return course
-    if run.is_warming_up:
-        return "the learning rate is still rising"
-    if run.method in PREFERENCES and rises(run.course("rewards/margins")):
-        return None
+    if why := why_it_may_stay(run):
+        return why
     path = _path(run, int(course.ends[-1]))
     whole = fall_of(course.series)
     moved = whole is None or whole.least > 0.02 * abs(course.first)
