@@ -19,6 +19,17 @@
     │   ├── RanksLost          a rank does not answer any more
     │   └── RanksDiverged      the ranks are no longer in the same state
     ├── AnalyticsError         the runs cannot answer a question: no such metric, nothing to compute
+    ├── ChatError              a chat cannot give an answer, or not the whole of it
+    │   ├── ModelNotUsable     the chosen model is unknown, retired, without tools or without a key
+    │   ├── BudgetReached      what may be spent in a day is spent
+    │   ├── ChatNotFound       no chat of that person goes by that id
+    │   └── ProviderError      who serves the model refused the request, and would refuse it again
+    │       ├── BadKey         it does not know the key
+    │       ├── QuotaExceeded  the account has no credit left
+    │       ├── RateLimited    too many requests: try again
+    │       ├── ContextOverflow    the conversation is longer than the model takes
+    │       ├── ProviderUnavailable    it did not answer, or failed: try again
+    │       └── StreamCut      the reply ended before its end
     ├── NotLive                the run does not listen: never did, or not any more
     ├── UpdateRejected         the answer to a request is "rejected" or "cancelled"
     └── UpdateTimeout          no answer came in time; the request may still be applied
@@ -118,6 +129,66 @@ class RanksDiverged(RankError):
 
 class AnalyticsError(FTLabError):
     """The runs cannot answer a question. The text says why, and what there is instead."""
+
+
+class ChatError(FTLabError):
+    """A chat cannot give an answer, or not the whole of it. The text says why, and what to do."""
+
+
+class ModelNotUsable(ChatError):
+    """The chosen model is unknown, retired, without tools or without a key. The text says what to do."""
+
+
+class BudgetReached(ChatError):
+    """What may be spent in a day is spent. The text says how much, and which setting changes it."""
+
+
+class ChatNotFound(ChatError):
+    """No chat of that person goes by that id."""
+
+
+class ProviderError(ChatError):
+    """Who serves the model refused the request, and would refuse it again."""
+
+
+class BadKey(ProviderError):
+    """The provider does not know the key. The text says which variable holds it, never the key."""
+
+
+class QuotaExceeded(ProviderError):
+    """The account has no credit left, or has reached its own limit."""
+
+
+class RateLimited(ProviderError):
+    """Too many requests.
+
+    Attributes:
+        retry_after_s: Seconds that the server asks for; None where it does not say.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class ContextOverflow(ProviderError):
+    """The conversation is longer than the model takes."""
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider did not answer, or failed on its side.
+
+    Attributes:
+        retry_after_s: Seconds that the server asks for; None where it does not say.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class StreamCut(ProviderError):
+    """The reply ended before its end. What came before it was given."""
 
 
 class NotLive(FTLabError):
