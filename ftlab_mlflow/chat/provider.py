@@ -35,9 +35,10 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class UserMessage:
-    """What a person said."""
+    """What a person said; or we, to get an answer (`by_us`)."""
 
     text: str
+    by_us: bool = False
 
 
 @dataclass(frozen=True)

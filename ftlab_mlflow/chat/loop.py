@@ -1,0 +1,266 @@
+"""One answer: the model is asked, tools run, until it answers in words or a limit is reached."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from typing import Any
+
+from ftlab_mlflow.analytics.tools import call_tool
+from ftlab_mlflow.chat import background, prompt, render
+from ftlab_mlflow.chat.asking import Asking, Spent
+from ftlab_mlflow.chat.background import Left, Patience
+from ftlab_mlflow.chat.choice import tokens_of
+from ftlab_mlflow.chat.events import (
+    Answer,
+    Answered,
+    Event,
+    Round,
+    Stopped,
+    Text,
+    ToolEnded,
+    ToolRun,
+    ToolStarted,
+)
+from ftlab_mlflow.chat.model import Usage
+from ftlab_mlflow.chat.provider import Message, ToolCall, ToolMessage, ToolResult, UserMessage
+from ftlab_mlflow.chat.reply import Reply, reply
+from ftlab_mlflow.errors import AnalyticsError, BudgetReached, ConfigError, ProviderError, StoreError
+
+logger = logging.getLogger("ftlab_mlflow")
+
+_GRACE_S = 30.0
+"""Seconds for a last answer, once the time is over."""
+_SAID: dict[Stopped, str] = {
+    "rounds": "Ended early: it reached the limit of requests to the model in one answer (FTLAB_CHAT_ROUNDS).",
+    "tokens": "Ended early: it reached the limit of tokens (FTLAB_CHAT_TOKENS, or the maximum of a reply).",
+    "time": "Ended early: it reached the limit of time (FTLAB_CHAT_SECONDS).",
+    "dollars": "Ended early: it reached the limit of dollars in one answer (FTLAB_CHAT_USD).",
+    "tokens per day": "Ended early: today's tokens are used up (FTLAB_CHAT_TOKENS_PER_DAY).",
+    "dollars per day": "Ended early: today's dollars are spent (FTLAB_CHAT_USD_PER_DAY).",
+    "user": "Stopped by you.",
+    "cut": "The reply was cut here.",
+}
+
+
+def answer(asking: Asking) -> Iterator[Event]:
+    """Answers a question. The last event is `Answered`.
+
+    Raises:
+        BudgetReached: What may be spent in a day was spent before.
+        ProviderError: The model did not answer, and no tool has run yet.
+    """
+    if limit := _day_limit(asking, asking.spent):
+        raise BudgetReached(
+            f"{_SAID[limit].removeprefix('Ended early: ')} Slash commands such as /rank cost nothing."
+        )
+    yield from _Answering(asking).run()
+
+
+class _Answering:
+    """The state of one answer."""
+
+    def __init__(self, asking: Asking) -> None:
+        self.asking = asking
+        question = prompt.question(asking.question, asking.context)
+        self.messages: list[Message] = [*asking.history, UserMessage(question)]
+        self.began = time.monotonic()
+        self.patience = Patience(asking.stop, self.began + (asking.limits.seconds or math.inf))
+        self.rounds: list[Round] = []
+        self.notes: list[str] = []
+        self.unverified: list[float] = []
+        self.stopped: Stopped | None = None
+        self.first_text: float | None = None
+        self.taken = Spent()
+
+    def run(self) -> Generator[Event, None, None]:
+        """All of it."""
+        try:
+            try:
+                yield from self._rounds()
+            except Left as left:
+                self.stopped = left.why
+                if left.why == "time" and not self._text().strip():
+                    yield from self._last_words()
+        except ProviderError as error:
+            if not self.rounds:
+                raise
+            self.stopped = "cut"
+            self.notes.append(f"{error}. What came before it is kept; ask again for the rest.")
+        made = self._answer()
+        if rest := made.text.removeprefix(self._text()):
+            yield Text(rest)
+        yield Answered(made)
+
+    def _rounds(self) -> Generator[Event, None, None]:
+        while not self.stopped:
+            said = yield from self._ask(may_call=True)
+            if not said.message or not said.message.calls:
+                if not said.text.strip():
+                    self.messages.append(UserMessage(prompt.IN_WORDS, by_us=True))
+                    yield from self._ask(may_call=False)
+                return
+            yield from self._run(said.message.calls)
+            self.stopped = self._limit()
+        yield from self._last_words()
+
+    def _last_words(self) -> Generator[Event, None, None]:
+        """Asks for the best answer from what there is."""
+        if self.stopped == "time":
+            self.patience = Patience(self.asking.stop, time.monotonic() + _GRACE_S)
+        self.messages.append(UserMessage(prompt.BEST_NOW.format(limit=self.stopped), by_us=True))
+        try:
+            yield from self._ask(may_call=False)
+        except Left as left:
+            self.stopped = "user" if left.why == "user" else self.stopped
+
+    def _ask(self, *, may_call: bool) -> Generator[Event, None, Reply]:
+        """One reply of the model, and what it adds to the answer."""
+        said = yield from reply(self.asking, self.messages, self.patience, may_call=may_call)
+        message = said.message
+        asked = {call.id: call.arguments for call in message.calls} if message else {}
+        seconds = said.ended - said.began
+        self.rounds.append(Round(said.text, (), asked, said.usage, said.began - self.began, seconds))
+        self.messages[:] = said.sent
+        if message and (message.calls or message.text):
+            self.messages.append(message)
+        self.notes += [note for note in said.notes if note not in self.notes]
+        self.unverified += [number for number in said.unverified if number not in self.unverified]
+        self.first_text = self.first_text or said.first_text
+        self.taken += self._spent(said)
+        if said.finish == "length" and not asked:
+            self.stopped = self.stopped or "tokens"
+        if said.finish == "refused":
+            self.notes.append("The provider's filter ended the reply.")
+        if said.error:
+            raise said.error
+        return said
+
+    def _spent(self, said: Reply) -> Spent:
+        """What a reply took; its tokens estimated where the server does not say."""
+        price = self.asking.chosen.model.price
+        if said.usage is None:
+            return Spent(tokens=said.input_estimate + tokens_of(said.text))
+        return Spent(
+            price.cost(said.usage) if price else 0.0, said.usage.input_tokens + said.usage.output_tokens
+        )
+
+    def _limit(self) -> Stopped | None:
+        """The limit that is reached."""
+        limits = self.asking.limits
+        reached: dict[Stopped, bool] = {
+            "rounds": limits.rounds is not None and len(self.rounds) >= limits.rounds,
+            "tokens": limits.tokens is not None and self.taken.tokens >= limits.tokens,
+            "dollars": limits.usd is not None and self.taken.usd >= limits.usd,
+            "time": self.patience.left_s <= 0,
+        }
+        found = next((limit for limit, is_reached in reached.items() if is_reached), None)
+        return found or _day_limit(self.asking, self.asking.spent + self.taken)
+
+    # --- tools -----------------------------------------------------------------------------------------
+
+    def _run(self, calls: tuple[ToolCall, ...]) -> Generator[Event, None, None]:
+        """Runs the tools of a reply."""
+        results = []
+        try:
+            for call in calls:
+                yield ToolStarted(call.id, call.name, call.arguments)
+                run = self._tool_run(call)
+                self.rounds[-1] = replace(self.rounds[-1], runs=(*self.rounds[-1].runs, run))
+                if run.ok:
+                    self.asking.facts.add(run.result)
+                results.append(result_of(run))
+                yield ToolEnded(run)
+        finally:  # every call has a result, also where nobody waited for it
+            left = [
+                ToolResult(call.id, "Not run: there was no time.", True) for call in calls[len(results) :]
+            ]
+            self.messages.append(ToolMessage((*results, *left)))
+
+    def _tool_run(self, call: ToolCall) -> ToolRun:
+        began = time.monotonic()
+        arguments: dict[str, Any] = {}
+        try:
+            arguments = _arguments(call)
+            uri = self.asking.tracking_uri
+            result = background.call(lambda: call_tool(call.name, arguments, uri), self.patience)
+            is_ok = True
+        except (AnalyticsError, ConfigError, StoreError) as error:
+            result, is_ok = {"error": str(error)}, False
+        except Left:
+            raise
+        except Exception as error:
+            logger.exception("the tool %s failed", call.name)
+            result, is_ok = {"error": f"the tool failed: {type(error).__name__}: {error}"[:500]}, False
+        seconds = time.monotonic() - began
+        return ToolRun(call.id, call.name, arguments, is_ok, result, seconds, began - self.began)
+
+    # --- the end ---------------------------------------------------------------------------------------
+
+    def _text(self) -> str:
+        """What the model has answered: the text of the last reply, if it called nothing."""
+        last = self.rounds[-1] if self.rounds else None
+        return last.text if last and not last.asked else ""
+
+    def _answer(self) -> Answer:
+        text = self._text()
+        if not text.strip():
+            text = _instead(self.rounds, is_stopped=self.stopped == "user")
+        if self.stopped:
+            text = f"{text}\n\n*{_SAID[self.stopped]}*"
+        usages = [each.usage for each in self.rounds if each.usage]
+        is_known = len(usages) == len(self.rounds)
+        price = self.asking.chosen.model.price
+        return Answer(
+            text=text,
+            model=self.asking.chosen.model.id,
+            rounds=tuple(self.rounds),
+            usage=sum(usages, Usage(0, 0)) if is_known else None,
+            cost_usd=sum(map(price.cost, usages)) if price and is_known else None,
+            unverified=tuple(self.unverified),
+            stopped=self.stopped,
+            notes=tuple(self.notes),
+            first_token_s=None if self.first_text is None else self.first_text - self.began,
+            seconds=time.monotonic() - self.began,
+        )
+
+
+def result_of(run: ToolRun) -> ToolResult:
+    """A tool's result as the model is told it: as data."""
+    return ToolResult(run.id, prompt.as_data(run.name, run.result), not run.ok)
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    """What a model wrote as arguments. Raises: AnalyticsError: it is no JSON object."""
+    try:
+        given = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise AnalyticsError(f"the arguments are no JSON ({error}); send one whole JSON object") from error
+    if not isinstance(given, dict):
+        raise AnalyticsError("the arguments must be one JSON object, by name")
+    return given
+
+
+def _instead(rounds: list[Round], *, is_stopped: bool) -> str:
+    """What stands where the model said nothing: what the tools returned."""
+    runs = [run for each in rounds for run in each.runs if run.ok]
+    if runs:
+        shown = "\n\n".join(render.markdown(run.name, run.arguments, run.result) for run in runs)
+        return f"The model gave no answer in words. What the tools returned:\n\n{shown}"
+    if is_stopped:
+        return "Stopped before there was an answer."
+    return "The model replied with nothing. Ask again, or choose another model."
+
+
+def _day_limit(asking: Asking, spent: Spent) -> Stopped | None:
+    """The limit of a day that is reached."""
+    limits = asking.limits
+    if limits.usd_per_day is not None and spent.usd >= limits.usd_per_day:
+        return "dollars per day"
+    if limits.tokens_per_day is not None and spent.tokens >= limits.tokens_per_day:
+        return "tokens per day"
+    return None
