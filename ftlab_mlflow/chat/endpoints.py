@@ -181,13 +181,13 @@ def _unknown(where: str, key: str, allowed: list[str]) -> str:
 
 
 def _price(table: Mapping[str, Any], place: str) -> Price | None:
-    rates = {key: table.get(f"{key}_per_million") for key in ("input", "output", "cached")}
-    if all(rate is None for rate in rates.values()):
+    read, write, cached = (table.get(f"{key}_per_million") for key in ("input", "output", "cached"))
+    if read is None and write is None and cached is None:
         return None
-    for key in ("input", "output"):
-        if rates[key] is None:
-            raise ConfigError(f"{place}.{key}_per_million is missing: a price has input and output")
-    return Price((Rates(**rates),))
+    if read is None or write is None:
+        missing = "input" if read is None else "output"
+        raise ConfigError(f"{place}.{missing}_per_million is missing: a price has input and output")
+    return Price((Rates(read, write, cached),))
 
 
 def _url(text: str, place: str) -> str:

@@ -51,19 +51,39 @@ class Rates:
 
 @dataclass(frozen=True)
 class Price:
-    """What a model costs. tiers: The highest that a request's input exceeds holds for all of the request."""
+    """What a model costs.
+
+    Attributes:
+        tiers: At least one. The highest that a request's input exceeds holds for all of the request; the
+            lowest also for a request that exceeds none.
+    """
 
     tiers: Sequence[Rates]
 
+    def rates(self, input_tokens: int) -> Rates:
+        """What holds for a request with so many tokens of input."""
+        ordered = sorted(self.tiers, key=lambda tier: tier.above_tokens)
+        exceeded = [tier for tier in ordered if input_tokens > tier.above_tokens]
+        return exceeded[-1] if exceeded else ordered[0]
+
     def cost(self, usage: Usage) -> float:
         """US dollars of one request."""
-        fitting = [tier for tier in self.tiers if usage.input_tokens > tier.above_tokens]
-        rates = max(fitting or self.tiers, key=lambda tier: tier.above_tokens if fitting else -tier.above_tokens)
-        plain = max(0, usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens)
+        rates = self.rates(usage.input_tokens)
         cached = rates.input if rates.cached is None else rates.cached
         written = rates.input if rates.cache_write is None else rates.cache_write
-        total = plain * rates.input + usage.cached_tokens * cached + usage.cache_write_tokens * written
-        return (total + usage.output_tokens * rates.output) / MILLION
+        plain = max(0, usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens)
+        return (
+            plain * rates.input
+            + usage.cached_tokens * cached
+            + usage.cache_write_tokens * written
+            + usage.output_tokens * rates.output
+        ) / MILLION
+
+    @property
+    def blended(self) -> float:
+        """US dollars per million tokens of a short request with three times as much input as output."""
+        rates = self.rates(0)
+        return (3 * rates.input + rates.output) / 4
 
 
 @dataclass(frozen=True)
