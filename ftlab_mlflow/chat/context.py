@@ -1,4 +1,4 @@
-"""A conversation that is too long for its model is shortened: older tool results first, the question never."""
+"""A conversation too long for its model is shortened: older tool results first, the question never."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One reply of a model: sent, streamed, checked number by number; tried again and shortened where that helps."""
+"""One reply of a model: sent, streamed, its numbers checked; tried again or shortened where that helps."""
 
 from __future__ import annotations
 

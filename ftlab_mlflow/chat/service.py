@@ -1,0 +1,244 @@
+"""Chats that are kept: a question goes in, its answer comes out, and all of it is remembered and counted."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ftlab_mlflow.analytics import scope as analytics_scope
+from ftlab_mlflow.app_store import AppStore
+from ftlab_mlflow.app_store.chats import Chat, ChatMessage
+from ftlab_mlflow.chat import choice, history, slash
+from ftlab_mlflow.chat.asking import Asking, Spent
+from ftlab_mlflow.chat.events import Answer, Answered, Event, Round, Text, ToolEnded, ToolStarted
+from ftlab_mlflow.chat.limits import Limits
+from ftlab_mlflow.chat.loop import answer
+from ftlab_mlflow.chat.model import Usage
+from ftlab_mlflow.chat.provider import Provider, Surroundings
+from ftlab_mlflow.chat.scope import Scope
+from ftlab_mlflow.chat.tracing import Tracer
+from ftlab_mlflow.errors import ChatError, FTLabError
+
+_TITLE = 80
+"""Characters of a chat's title, as its first question gives it."""
+
+
+class ChatService:
+    """Asks questions in the chats of one person.
+
+    Args:
+        user: Whose chats, preferences and budget.
+        tracking_uri: Where the runs are; None is MLflow's own setting.
+        store: The app database.
+        providers: By name; None: all that are installed.
+        tracer: None: answers are not traced.
+    """
+
+    def __init__(
+        self,
+        user: str,
+        tracking_uri: str | None,
+        store: AppStore,
+        providers: Mapping[str, Provider] | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.user = user
+        self.tracking_uri = tracking_uri
+        self.store = store
+        self.providers = choice.load_providers(Surroundings(tracking_uri)) if providers is None else providers
+        self._tracer = tracer
+
+    def create(self, scope: Scope | None = None, goal: str = "") -> Chat:
+        """A new chat. Raises: as `AppStore`."""
+        return self.store.chats.create(self.user, data=about(scope or Scope(), goal))
+
+    def ask(
+        self,
+        chat_id: str,
+        question: str,
+        *,
+        model_id: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        again: bool = False,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        """Answers a question, or runs a slash command. The last event is `Answered`.
+
+        The question is kept as soon as it is asked, its answer, or what went wrong, at the end.
+
+        Args:
+            model_id: None: the person's choice, else the default.
+            temperature, max_tokens: None: as the person prefers.
+            again: The last question once more: what came of it is not told to the model.
+            stop: Ends the answer with what there is.
+
+        Raises:
+            ModelNotUsable, BudgetReached, ProviderError: Of `ChatError`.
+            StoreError, AnalyticsError: What the chat is about cannot be read.
+            AppStoreError: What is said cannot be kept.
+        """
+        question = question.strip()
+        if not question:
+            raise ChatError("the question is empty")
+        chat = self.store.chats.get(self.user, chat_id)
+        if slash.is_command(question):
+            events = self._command(chat, question)
+        else:
+            events = self._answer(
+                chat, question, model_id, temperature, max_tokens, again, stop or threading.Event()
+            )
+        if not chat.title:
+            self.store.chats.rename(self.user, chat.id, " ".join(question.split())[:_TITLE])
+        yield from events
+
+    # --- a slash command -------------------------------------------------------------------------------
+
+    def _command(self, chat: Chat, question: str) -> Iterator[Event]:
+        began = time.monotonic()
+        self.store.chats.add_message(chat, "user", question)
+        try:
+            found = slash.run(question, scope_of(chat), self.tracking_uri)
+        except FTLabError as error:
+            self._keep_error(chat, error)
+            raise
+        for run in found.runs:
+            yield ToolStarted(run.id, run.name, "")
+            yield ToolEnded(run)
+        asked = {run.id: json.dumps(run.arguments) for run in found.runs}
+        seconds = time.monotonic() - began
+        rounds = (Round("", found.runs, asked, Usage(0, 0), 0.0, seconds),)
+        made = Answer(found.markdown, "", rounds, Usage(0, 0), 0.0, seconds=seconds)
+        self._keep(chat, made)
+        yield Text(made.text)
+        yield Answered(made)
+
+    # --- a question to a model -------------------------------------------------------------------------
+
+    def _answer(
+        self,
+        chat: Chat,
+        question: str,
+        model_id: str | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        again: bool,
+        stop: threading.Event,
+    ) -> Iterator[Event]:
+        preferences = self.store.preferences(self.user)
+        chosen = choice.resolve(model_id, preferences.chat_model, self.providers)
+        before = exchanges(chat)
+        if again and chat.messages and _is_answer(chat.messages[-1]):
+            before.pop()
+        limits = Limits.from_environment()
+        if preferences.chat_usd_per_day is not None:
+            own = preferences.chat_usd_per_day
+            limits = replace(limits, usd_per_day=min(own, limits.usd_per_day or own))
+        began = datetime.now(UTC)
+        asking = Asking(
+            question=question,
+            chosen=chosen,
+            tracking_uri=self.tracking_uri,
+            history=history.messages(before),
+            facts=history.facts(before),
+            context=self._context(chat),
+            limits=limits,
+            spent=self._spent(began),
+            temperature=preferences.chat_temperature if temperature is None else temperature,
+            max_tokens=max_tokens or preferences.chat_max_tokens,
+            stop=stop,
+        )
+        self.store.chats.add_message(chat, "user", question)
+        try:
+            for event in answer(asking):
+                if isinstance(event, Answered):
+                    self._finished(chat, asking, event.answer, began)
+                yield event
+        except FTLabError as error:
+            self._keep_error(chat, error)
+            raise
+
+    def _context(self, chat: Chat) -> dict[str, Any]:
+        """What a question is about, as the model is told it."""
+        scope = scope_of(chat)
+        reader = analytics_scope.reader(self.tracking_uri)
+        if scope.experiment is not None:
+            analytics_scope.experiment_id(reader, scope.experiment)
+        runs = [
+            {"run_id": record.data.run_id, "name": record.data.label, "status": record.data.status}
+            for record in analytics_scope.records(reader, scope.runs)
+        ]
+        return {"experiment": scope.experiment, "chosen_runs": runs, "goal": chat.data.get("goal")}
+
+    def _spent(self, now: datetime) -> Spent:
+        today = self.store.chats.spent_today(self.user, now)
+        return Spent(today.cost_usd, today.tokens)
+
+    def _finished(self, chat: Chat, asking: Asking, made: Answer, began: datetime) -> None:
+        """Keeps an answer, what it took, and its trace."""
+        model, usage = asking.chosen.model, made.usage
+        # Usage first: what was spent is counted also if the chat was deleted meanwhile.
+        self.store.chats.record_usage(
+            self.user,
+            chat.id,
+            at=began,
+            provider=model.provider,
+            model=model.id,
+            input_tokens=usage.input_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
+            cache_write_tokens=usage.cache_write_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+            cost_usd=made.cost_usd,
+            requests=len(made.rounds),
+            seconds=made.seconds,
+            first_token_s=made.first_token_s,
+        )
+        self._keep(chat, made)
+        if self._tracer:
+            self._tracer.trace(
+                asking.question,
+                made,
+                began=began,
+                tracking_uri=self.tracking_uri,
+                user=self.user,
+                chat_id=chat.id,
+                model=model,
+            )
+
+    def _keep(self, chat: Chat, made: Answer) -> None:
+        self.store.chats.add_message(chat, "assistant", made.text, made.to_dict())
+
+    def _keep_error(self, chat: Chat, error: FTLabError) -> None:
+        self.store.chats.add_message(chat, "assistant", "", {"error": str(error)})
+
+
+def about(scope: Scope, goal: str) -> dict[str, Any]:
+    """What a chat is about, as it is kept with it."""
+    return {"runs": list(scope.runs), "experiment": scope.experiment, "goal": goal}
+
+
+def scope_of(chat: Chat) -> Scope:
+    """What a chat is about."""
+    return Scope(tuple(chat.data.get("runs", ())), chat.data.get("experiment"))
+
+
+def exchanges(chat: Chat) -> list[tuple[str, Answer]]:
+    """The questions of a chat that were answered, with their answers."""
+    found: list[tuple[str, Answer]] = []
+    question: ChatMessage | None = None
+    for message in chat.messages:
+        if message.role == "user":
+            question = message
+        elif question is not None and _is_answer(message):
+            found.append((question.text, Answer.from_dict(message.data)))
+            question = None
+    return found
+
+
+def _is_answer(message: ChatMessage) -> bool:
+    return message.role == "assistant" and "error" not in message.data
