@@ -85,6 +85,7 @@ class Request:
         temperature: None is the model's own.
         max_tokens: Of output, at most.
         timeout_s: Seconds without a byte until the request has failed.
+        endpoint: As in `Model.endpoint`, for a provider that has several.
     """
 
     model: str
@@ -95,6 +96,7 @@ class Request:
     temperature: float | None = None
     max_tokens: int = 4096
     timeout_s: float = 120.0
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,13 @@ class Provider(Protocol):
 
     def stream(self, request: Request) -> AbstractContextManager[Iterator[TextDelta | Completed]]:
         """Sends a request and gives the reply as it comes. Leaving the context closes the connection, also
-        from another thread. It is sent once: who calls it decides about another try.
+        from another thread: the iteration ends then. It is sent once: who calls it decides about another try.
 
         Raises (on entry and while iterating):
             ProviderError: BadKey, QuotaExceeded, RateLimited, ContextOverflow, StreamCut,
                 ProviderUnavailable, or itself for another refusal. The text never holds a key.
+            ModelNotUsable: The provider is unavailable, or the model takes no tools.
+            MissingExtra: Its SDK is not installed.
         """
         ...
 
