@@ -23,6 +23,10 @@ _KINDS = {
     "axis": "step, time or epoch",
     "smoothing": "a number from 0 to below 1",
     "log_scale": "true or false",
+    "chat_model": "a model such as openai/gpt-4o-mini, of at most 255 characters, or nothing",
+    "chat_temperature": "a number from 0 to 2, or nothing",
+    "chat_max_tokens": "a whole number of tokens from 256 to 32768",
+    "chat_usd_per_day": "US dollars from 0, or nothing",
 }
 
 
@@ -40,6 +44,10 @@ class Preferences(BaseModel):
         axis: What charts are drawn over.
         smoothing: Weight of the past in a smoothed line; 0 is none.
         log_scale: Whether charts have a logarithmic value axis.
+        chat_model: The model that answers in the chat; None is the default of the installation.
+        chat_temperature: How varied its answers are; None is the model's own.
+        chat_max_tokens: Tokens of one reply of the model, at most.
+        chat_usd_per_day: What the person's answers of a day may cost; None is without a limit of their own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, str_strip_whitespace=True)
@@ -53,8 +61,12 @@ class Preferences(BaseModel):
     axis: Literal["step", "time", "epoch"] = "step"
     smoothing: float = Field(default=0.0, ge=0, lt=1)
     log_scale: bool = False
+    chat_model: str | None = Field(default=None, max_length=255)
+    chat_temperature: float | None = Field(default=None, ge=0, le=2)
+    chat_max_tokens: int = Field(default=4096, ge=256, le=32768)
+    chat_usd_per_day: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
-    @field_validator("tracking_uri", "by", "time_zone")
+    @field_validator("tracking_uri", "by", "time_zone", "chat_model")
     @classmethod
     def _empty_is_none(cls, value: str | None) -> str | None:
         return value or None

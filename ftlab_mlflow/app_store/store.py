@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ftlab_mlflow import settings
 from ftlab_mlflow.app_store import migrate
+from ftlab_mlflow.app_store.chats import ChatStore
 from ftlab_mlflow.app_store.models import StoredPreferences
 from ftlab_mlflow.app_store.preferences import Preferences
 from ftlab_mlflow.errors import AppStoreError, AppStoreUnavailable, ConfigError, MissingExtra
@@ -35,6 +37,10 @@ class AppStore:
         ConfigError: It is no SQLAlchemy URL, or its driver is not installed (MissingExtra: PostgreSQL's).
         AppStoreError: The database is damaged, may not be written, or was made by a newer version.
         AppStoreUnavailable: It does not answer.
+
+    Attributes:
+        shown_url: Where it is, without credentials.
+        chats: What people asked, what was answered, and what that took.
     """
 
     def __init__(self, url: str | None = None) -> None:
@@ -48,6 +54,7 @@ class AppStore:
             on_failure.callback(self._engine.dispose)
             migrate.upgrade(self._engine)
             on_failure.pop_all()
+        self.chats = ChatStore(self._engine, self._translated)
 
     def preferences(self, user: str) -> Preferences:
         """What a person has chosen; the defaults for somebody new. Raises: as `AppStore`."""
@@ -113,13 +120,21 @@ def _engine(url: URL) -> Engine:
             option and option not in url.query and "PGCONNECT_TIMEOUT" not in os.environ
         ):  # libpq's own setting
             url = url.update_query_dict({option: str(TIMEOUT_S)})
-        return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True)
     except ModuleNotFoundError as error:
         if backend == "postgresql":
             raise MissingExtra(str(error.name), "postgres") from error
         raise ConfigError(f"the database driver {error.name} is not installed: pip install it") from error
     except ArgumentError as error:  # also of a dialect that SQLAlchemy does not know
         raise ConfigError(f"FTLAB_DATABASE_URL: {error}") from error
+    if backend == "sqlite":
+        event.listen(engine, "connect", _teach_lower)
+    return engine
+
+
+def _teach_lower(connection: sqlite3.Connection, _: object) -> None:
+    """SQLite's own ``lower`` knows ASCII only, and a search would not find ``Ärger`` by ``ärger``."""
+    connection.create_function("lower", 1, str.lower, deterministic=True)
 
 
 def _make_private(database: str) -> None:
