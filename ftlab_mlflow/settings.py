@@ -90,13 +90,17 @@ class Settings(BaseModel):
 def database_url(argument: str | None = None) -> str:
     """The app's own database as a SQLAlchemy URL: argument > ``FTLAB_DATABASE_URL`` > a file of the user.
 
-    It is not in `Settings`, which are options of a training. The file is ``ftlab/app.db`` in
-    ``$XDG_DATA_HOME``, or in ``~/.local/share``.
+    It is not in `Settings`, which are options of a training. The file is ``app.db`` in `data_folder`.
     """
     if given := argument or os.environ.get("FTLAB_DATABASE_URL"):
         return given
+    return f"sqlite:///{data_folder() / 'app.db'}"
+
+
+def data_folder() -> Path:
+    """Where files of the user are: ``ftlab`` in ``$XDG_DATA_HOME``, or in ``~/.local/share``."""
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return f"sqlite:///{home / 'ftlab' / 'app.db'}"
+    return home / "ftlab"
 
 
 def answer_chars() -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,17 @@ from ftlab_mlflow.errors import ChatError, FTLabError
 
 _TITLE = 80
 """Characters of a chat's title, as its first question gives it."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How one question is asked; see `ChatService.ask`."""
+
+    model_id: str | None
+    temperature: float | None
+    max_tokens: int | None
+    again: bool
+    stop: threading.Event
 
 
 class ChatService:
@@ -53,9 +64,37 @@ class ChatService:
         self.providers = choice.load_providers(Surroundings(tracking_uri)) if providers is None else providers
         self._tracer = tracer
 
-    def create(self, scope: Scope | None = None, goal: str = "") -> Chat:
-        """A new chat. Raises: as `AppStore`."""
-        return self.store.chats.create(self.user, data=about(scope or Scope(), goal))
+    def open(
+        self,
+        chat_id: str | None = None,
+        runs: Sequence[str] = (),
+        experiment: str | None = None,
+        goal: str | None = None,
+    ) -> Chat:
+        """A chat to ask in: a new one, or one of before, about something else where that is said.
+
+        Args:
+            chat_id: Or a unique begin of it; None: a new one.
+            runs: Ids, unique prefixes of ids, or names.
+            experiment: By name or id.
+            goal: What the person is after, in own words; None leaves it as it was.
+
+        Raises:
+            AnalyticsError: No such run or experiment.
+            ChatNotFound: No such chat of this person.
+        """
+        data: dict[str, Any] = {}
+        if runs or experiment:
+            reader = analytics_scope.reader(self.tracking_uri)
+            if experiment:
+                analytics_scope.experiment_id(reader, experiment)
+            records = analytics_scope.records(reader, runs)
+            data = {"runs": [record.data.run_id for record in records], "experiment": experiment}
+        if goal is not None:
+            data["goal"] = goal
+        if chat_id is None:
+            return self.store.chats.create(self.user, data=data)
+        return self.store.chats.update(self.user, chat_id, data)
 
     def ask(
         self,
@@ -70,7 +109,7 @@ class ChatService:
     ) -> Iterator[Event]:
         """Answers a question, or runs a slash command. The last event is `Answered`.
 
-        The question is kept as soon as it is asked, its answer, or what went wrong, at the end.
+        The question is kept before anything else happens; its answer, or what went wrong, at the end.
 
         Args:
             model_id: None: the person's choice, else the default.
@@ -87,26 +126,24 @@ class ChatService:
         if not question:
             raise ChatError("the question is empty")
         chat = self.store.chats.get(self.user, chat_id)
-        if slash.is_command(question):
-            events = self._command(chat, question)
-        else:
-            events = self._answer(
-                chat, question, model_id, temperature, max_tokens, again, stop or threading.Event()
-            )
+        self.store.chats.add_message(chat, "user", question)
         if not chat.title:
             self.store.chats.rename(self.user, chat.id, " ".join(question.split())[:_TITLE])
-        yield from events
+        try:
+            if slash.is_command(question):
+                yield from self._command(chat, question)
+            else:
+                options = _Options(model_id, temperature, max_tokens, again, stop or threading.Event())
+                yield from self._answer(chat, question, options)
+        except FTLabError as error:
+            self.store.chats.add_message(chat, "assistant", "", {"error": str(error)})
+            raise
 
     # --- a slash command -------------------------------------------------------------------------------
 
     def _command(self, chat: Chat, question: str) -> Iterator[Event]:
         began = time.monotonic()
-        self.store.chats.add_message(chat, "user", question)
-        try:
-            found = slash.run(question, scope_of(chat), self.tracking_uri)
-        except FTLabError as error:
-            self._keep_error(chat, error)
-            raise
+        found = slash.run(question, scope_of(chat), self.tracking_uri)
         for run in found.runs:
             yield ToolStarted(run.id, run.name, "")
             yield ToolEnded(run)
@@ -120,20 +157,11 @@ class ChatService:
 
     # --- a question to a model -------------------------------------------------------------------------
 
-    def _answer(
-        self,
-        chat: Chat,
-        question: str,
-        model_id: str | None,
-        temperature: float | None,
-        max_tokens: int | None,
-        again: bool,
-        stop: threading.Event,
-    ) -> Iterator[Event]:
+    def _answer(self, chat: Chat, question: str, options: _Options) -> Iterator[Event]:
         preferences = self.store.preferences(self.user)
-        chosen = choice.resolve(model_id, preferences.chat_model, self.providers)
+        chosen = choice.resolve(options.model_id, preferences.chat_model, self.providers)
         before = exchanges(chat)
-        if again and chat.messages and _is_answer(chat.messages[-1]):
+        if options.again and chat.messages and _is_answer(chat.messages[-1]):
             before.pop()
         limits = Limits.from_environment()
         if preferences.chat_usd_per_day is not None:
@@ -149,19 +177,14 @@ class ChatService:
             context=self._context(chat),
             limits=limits,
             spent=self._spent(began),
-            temperature=preferences.chat_temperature if temperature is None else temperature,
-            max_tokens=max_tokens or preferences.chat_max_tokens,
-            stop=stop,
+            temperature=preferences.chat_temperature if options.temperature is None else options.temperature,
+            max_tokens=options.max_tokens or preferences.chat_max_tokens,
+            stop=options.stop,
         )
-        self.store.chats.add_message(chat, "user", question)
-        try:
-            for event in answer(asking):
-                if isinstance(event, Answered):
-                    self._finished(chat, asking, event.answer, began)
-                yield event
-        except FTLabError as error:
-            self._keep_error(chat, error)
-            raise
+        for event in answer(asking):
+            if isinstance(event, Answered):
+                self._finished(chat, asking, event.answer, began)
+            yield event
 
     def _context(self, chat: Chat) -> dict[str, Any]:
         """What a question is about, as the model is told it."""
@@ -212,14 +235,6 @@ class ChatService:
 
     def _keep(self, chat: Chat, made: Answer) -> None:
         self.store.chats.add_message(chat, "assistant", made.text, made.to_dict())
-
-    def _keep_error(self, chat: Chat, error: FTLabError) -> None:
-        self.store.chats.add_message(chat, "assistant", "", {"error": str(error)})
-
-
-def about(scope: Scope, goal: str) -> dict[str, Any]:
-    """What a chat is about, as it is kept with it."""
-    return {"runs": list(scope.runs), "experiment": scope.experiment, "goal": goal}
 
 
 def scope_of(chat: Chat) -> Scope:
