@@ -18,6 +18,8 @@ def test_the_defaults() -> None:
     assert defaults.refresh_s == 2
     assert (defaults.tracking_uri, defaults.by, defaults.time_zone) == (None, None, None)
     assert (defaults.theme, defaults.axis, defaults.smoothing) == ("system", "step", 0)
+    assert (defaults.chat_model, defaults.chat_temperature, defaults.chat_usd_per_day) == (None, None, None)
+    assert defaults.chat_max_tokens == 4096
 
 
 def test_they_do_not_change() -> None:
@@ -32,6 +34,15 @@ def test_what_a_person_types_is_taken() -> None:
         tracking_uri="http://h:5000", by=None, refresh_s=5.0, time_zone="Europe/Berlin"
     )
     assert ZoneInfo(taken.time_zone or "").key == "Europe/Berlin"
+
+
+def test_what_a_person_chooses_for_the_chat_is_taken() -> None:
+    typed = {"chat_model": " ollama/qwen3:8b ", "chat_temperature": 0, "chat_max_tokens": 256}
+    taken = Preferences.checked({**typed, "chat_usd_per_day": 0})
+    assert (taken.chat_model, taken.chat_temperature, taken.chat_max_tokens) == ("ollama/qwen3:8b", 0.0, 256)
+    assert taken.chat_usd_per_day == 0.0
+    nothing = {"chat_model": "", "chat_temperature": None, "chat_usd_per_day": None}
+    assert Preferences.checked(nothing) == Preferences()
 
 
 @pytest.mark.parametrize("name", ["theme", "memory_unit", "axis"])
@@ -55,6 +66,18 @@ def test_every_choice_is_taken(name: str) -> None:
         ("time_zone", "../../etc/passwd", "a time zone such as Europe/Berlin"),
         ("time_zone", "Europe", "a time zone such as Europe/Berlin"),
         ("by", "x" * 201, "at most 200 characters"),
+        ("chat_model", "x" * 256, "at most 255 characters"),
+        ("chat_temperature", 2.1, "a number from 0 to 2"),
+        ("chat_temperature", -0.1, "a number from 0 to 2"),
+        ("chat_temperature", float("nan"), "a number from 0 to 2"),
+        ("chat_max_tokens", 255, "tokens from 256 to 32768"),
+        ("chat_max_tokens", 32769, "tokens from 256 to 32768"),
+        ("chat_max_tokens", 4096.0, "tokens from 256 to 32768"),
+        ("chat_max_tokens", True, "tokens from 256 to 32768"),
+        ("chat_usd_per_day", -0.01, "US dollars from 0"),
+        ("chat_usd_per_day", float("inf"), "US dollars from 0"),
+        ("chat_usd_per_day", float("nan"), "US dollars from 0"),
+        ("chat_usd_per_day", "5", "US dollars from 0"),
         ("colour", "red", "no preference; there are tracking_uri, by"),
     ],
 )
