@@ -165,3 +165,20 @@ def gpu_prices() -> dict[str, float]:
 def currency() -> str:
     """The currency of all prices: ``FTLAB_CURRENCY``, by default USD."""
     return os.environ.get("FTLAB_CURRENCY") or "USD"
+
+
+def tracing() -> bool:
+    """Whether each answer of the chat is also an MLflow trace: ``FTLAB_TRACE``, 1 by default.
+
+    Raises:
+        ConfigError: It is neither 0 nor 1.
+    """
+    text = os.environ.get("FTLAB_TRACE") or "1"
+    if text not in ("0", "1"):
+        raise ConfigError(f"FTLAB_TRACE must be 0 or 1, got {text!r}")
+    return text == "1"
+
+
+def trace_experiment() -> str:
+    """The experiment of these traces, by name: ``FTLAB_TRACE_EXPERIMENT``, by default ftlab-chat."""
+    return os.environ.get("FTLAB_TRACE_EXPERIMENT") or "ftlab-chat"

@@ -27,7 +27,6 @@ from ftlab_mlflow.errors import ChatNotFound
 
 Role = Literal["user", "assistant"]
 
-UNTITLED = "New chat"
 _SHOWN = 5
 """Ids that an error names where a prefix fits several chats."""
 
@@ -54,7 +53,7 @@ class Chat:
     """A conversation of one person.
 
     Attributes:
-        id: Sorts by time. updated: When the last message came, or it was changed.
+        id: Sorts by time. title: Empty until it has one. updated: When the last message came, or it was changed.
         data: What it is about and with which model, as JSON; which names there are is the chat's own matter.
         length: How many messages it has.
         messages: In order; empty in lists of chats.
@@ -86,7 +85,7 @@ class ChatStore:
     # --- chats ---------------------------------------------------------------------------------------
 
     def create(self, user: str, title: str = "", data: Mapping[str, Any] | None = None) -> Chat:
-        """A new chat. title: Of more than 200 characters, its beginning."""
+        """A new chat. title: On one line, of more than 200 characters its beginning; empty: it has none yet."""
         now = datetime.now(UTC)
         row = StoredChat(
             id=new_id(), user=user, title=_title(title), created=now, updated=now, data=plain(data or {})
@@ -284,7 +283,7 @@ def _length(session: Session, chat_id: str) -> int:
 
 
 def _title(text: str) -> str:
-    line = " ".join(one_line(plain_text(text)).split()) or UNTITLED
+    line = " ".join(one_line(plain_text(text)).split())
     return line if len(line) <= MAX_TITLE else line[: MAX_TITLE - 1] + "…"
 
 
