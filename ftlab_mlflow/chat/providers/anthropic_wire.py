@@ -1,0 +1,212 @@
+"""Messages, the wire format of Anthropic: a request as it wants it, and a reply from its events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from ftlab_mlflow.chat.model import Usage
+from ftlab_mlflow.chat.provider import (
+    AssistantMessage,
+    Completed,
+    Message,
+    Request,
+    TextDelta,
+    ToolMessage,
+    UserMessage,
+)
+from ftlab_mlflow.chat.providers.calls import as_object, with_good_ids
+
+Block = dict[str, Any]
+
+_CACHE = {"type": "ephemeral"}
+_FINISH: Mapping[str, Literal["length", "refused"]] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refused",
+}
+_THINKING = ("thinking", "redacted_thinking")
+
+
+# --- the request -------------------------------------------------------------------------------------
+
+
+def payload(request: Request) -> dict[str, Any]:
+    """A request, without `stream`. What comes before the newest message is marked to be cached."""
+    messages = _messages(request.messages)
+    if messages:
+        messages[-1]["content"][-1]["cache_control"] = _CACHE
+    made: dict[str, Any] = {
+        "model": request.model,
+        "max_tokens": request.max_tokens,
+        "messages": messages,
+    }
+    if request.system.strip():
+        made["system"] = [{"type": "text", "text": request.system, "cache_control": _CACHE}]
+    if request.temperature is not None:
+        made["temperature"] = request.temperature
+    if request.tools:
+        made["tools"] = [
+            {"name": each.name, "description": each.description, "input_schema": dict(each.schema)}
+            for each in request.tools
+        ]
+        if not request.may_call:
+            made["tool_choice"] = {"type": "none"}
+    return made
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """In turns of user and assistant: what follows from the same side is one message."""
+    asked = [at for at, each in enumerate(messages) if isinstance(each, UserMessage) and not each.by_us]
+    newest = asked[-1] if asked else 0
+    made: list[dict[str, Any]] = []
+    for at, message in enumerate(messages):
+        role = "assistant" if isinstance(message, AssistantMessage) else "user"
+        blocks = _blocks(message, with_thinking=at > newest)
+        if not blocks:
+            continue
+        if made and made[-1]["role"] == role:
+            made[-1]["content"] += blocks
+        else:
+            made.append({"role": role, "content": blocks})
+    return made
+
+
+def _blocks(message: Message, *, with_thinking: bool) -> list[Block]:
+    if isinstance(message, UserMessage):
+        return _text(message.text)
+    if isinstance(message, ToolMessage):
+        return [
+            {
+                "type": "tool_result",
+                "tool_use_id": each.call_id,
+                "content": each.text,
+                **({"is_error": True} if each.is_error else {}),
+            }
+            for each in message.results
+        ]
+    if with_thinking and (native := _native(message)):
+        return native
+    return [*_text(message.text), *(_tool_use(each.id, each.name, each.arguments) for each in message.calls)]
+
+
+def _native(message: AssistantMessage) -> list[Block]:
+    """The blocks as they came, if they still are what the message says."""
+    native = message.native if isinstance(message.native, Mapping) else {}
+    blocks = [dict(each) for each in native.get("anthropic", ())]
+    text = "".join(each["text"] for each in blocks if each["type"] == "text")
+    ids = [each["id"] for each in blocks if each["type"] == "tool_use"]
+    is_same = text == message.text and ids == [each.id for each in message.calls]
+    return [each for each in blocks if each["type"] != "text" or each["text"].strip()] if is_same else []
+
+
+def _text(text: str) -> list[Block]:
+    return [{"type": "text", "text": text}] if text.strip() else []
+
+
+def _tool_use(id: str, name: str, arguments: str) -> Block:
+    return {"type": "tool_use", "id": id, "name": name, "input": as_object(arguments)}
+
+
+# --- the reply ---------------------------------------------------------------------------------------
+
+
+class Reading:
+    """A reply as far as it has come.
+
+    The SDK's own accumulation (`messages.stream`) ends a reply with an exception where a model writes
+    malformed JSON as arguments, so it is put together here.
+
+    Attributes:
+        has_begun: The server has sent a part of it. is_whole: It has said that it ended.
+    """
+
+    def __init__(self, taken: set[str]) -> None:
+        self.has_begun = False
+        self.is_whole = False
+        self._taken = taken
+        self._blocks: dict[int, Block] = {}
+        self._json: dict[int, list[str]] = {}
+        self._stop: str | None = None
+        self._tokens: dict[str, int] = {}
+
+    def texts(self, events: Any) -> Iterator[TextDelta]:
+        """Reads to the end, and gives the text on the way."""
+        for event in events:
+            self.has_begun = True
+            if event.type == "message_start":
+                self._count(event.message.usage)
+            elif event.type == "content_block_start":
+                yield from self._begin(event.index, event.content_block)
+            elif event.type == "content_block_delta":
+                yield from self._add(event.index, event.delta)
+            elif event.type == "message_delta":
+                self._stop = event.delta.stop_reason or self._stop
+                self._count(event.usage)
+            elif event.type == "message_stop":
+                self.is_whole = True
+
+    def _begin(self, index: int, block: Any) -> Iterator[TextDelta]:
+        kind = block.type
+        if kind == "text":
+            self._blocks[index] = {"type": "text", "text": block.text or ""}
+            if block.text:
+                yield TextDelta(block.text)
+        elif kind == "tool_use":
+            self._blocks[index] = {"type": kind, "id": block.id, "name": block.name, "input": block.input}
+        elif kind == "thinking":
+            self._blocks[index] = {"type": kind, "thinking": block.thinking, "signature": block.signature}
+        elif kind == "redacted_thinking":
+            self._blocks[index] = {"type": kind, "data": block.data}
+
+    def _add(self, index: int, delta: Any) -> Iterator[TextDelta]:
+        block = self._blocks.get(index)
+        if block is None:
+            return
+        if delta.type == "text_delta" and delta.text:
+            block["text"] += delta.text
+            yield TextDelta(delta.text)
+        elif delta.type == "input_json_delta":
+            self._json.setdefault(index, []).append(delta.partial_json or "")
+        elif delta.type == "thinking_delta":
+            block["thinking"] += delta.thinking
+        elif delta.type == "signature_delta":
+            block["signature"] = delta.signature
+
+    def _count(self, usage: Any) -> None:
+        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens"):
+            value = getattr(usage, name, None)
+            if isinstance(value, int):
+                self._tokens[name] = value
+
+    @property
+    def had_no_room(self) -> bool:
+        """Whether it says nothing, because the conversation left no room for a reply."""
+        return self._stop == "model_context_window_exceeded" and not self._blocks
+
+    def completed(self, note: str | None) -> Completed:
+        """All of it."""
+        text = "".join(each["text"] for each in self._blocks.values() if each["type"] == "text")
+        uses = {index: each for index, each in self._blocks.items() if each["type"] == "tool_use"}
+        calls = with_good_ids(
+            ((each["id"], each["name"], self._arguments(index)) for index, each in uses.items()), self._taken
+        )
+        for each, call in zip(uses.values(), calls, strict=True):
+            each |= {"id": call.id, "input": as_object(call.arguments)}
+        blocks = list(self._blocks.values())
+        native = {"anthropic": blocks} if any(each["type"] in _THINKING for each in blocks) else None
+        finish = _FINISH.get(self._stop or "", "calls" if calls else "end")
+        return Completed(AssistantMessage(text, calls, native), self._usage(), finish, note)
+
+    def _arguments(self, index: int) -> str:
+        """As the model wrote them; a server may also send them whole."""
+        return "".join(self._json.get(index, ())) or json.dumps(self._blocks[index]["input"] or {})
+
+    def _usage(self) -> Usage | None:
+        tokens = self._tokens
+        if "input_tokens" not in tokens or "output_tokens" not in tokens:
+            return None
+        read = tokens.get("cache_read_input_tokens", 0)
+        written = tokens.get("cache_creation_input_tokens", 0)
+        return Usage(tokens["input_tokens"] + read + written, tokens["output_tokens"], read, written)

@@ -1,0 +1,49 @@
+"""What the providers share that speak chat completions: connections, and the way to a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from ftlab_mlflow.chat.provider import Request
+from ftlab_mlflow.chat.providers.connection import Lines, Streaming
+from ftlab_mlflow.chat.providers.openai_wire import ChatCompletions, client_of
+from ftlab_mlflow.chat.providers.sdk_errors import translated
+from ftlab_mlflow.chat.providers.service import Service, sdk
+
+
+class Completions:
+    """Sends requests of one provider to any service.
+
+    Args:
+        provider: Its name.
+        limit: How its servers spell the limit of output.
+        options: Of its HTTP clients; see `Lines`.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
+        options: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._lines = Lines(lambda **more: sdk("openai").DefaultHttpxClient(**more), options)
+        self._wire = ChatCompletions(provider, limit)
+
+    def stream(self, service: Service, request: Request) -> Streaming:
+        """See `Provider.stream`."""
+        return Streaming(self._lines, lambda line: self._wire.pieces(service, request, line))
+
+    def listed(self, service: Service, timeout_s: float) -> list[Any]:
+        """What a service says that it serves: objects with an `id` each.
+
+        Raises:
+            ProviderError, ModelNotUsable: It did not say.
+        """
+        line = self._lines.take()
+        try:
+            return list(client_of(service, line.http).models.list(timeout=timeout_s).data)
+        except Exception as error:
+            raise translated(error, service, "the list of models", has_begun=False) from error
+        finally:
+            self._lines.give_back(line, is_whole=True)
