@@ -85,6 +85,7 @@ class Request:
         temperature: None is the model's own.
         max_tokens: Of output, at most.
         timeout_s: Seconds without a byte until the request has failed.
+        endpoint: As in `Model.endpoint`, for a provider that has several.
     """
 
     model: str
@@ -95,6 +96,7 @@ class Request:
     temperature: float | None = None
     max_tokens: int = 4096
     timeout_s: float = 120.0
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True)
