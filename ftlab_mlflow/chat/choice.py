@@ -1,0 +1,199 @@
+"""Which model answers: what was asked for, or chosen, or set, or the default; checked before any request.
+
+The door to all that is about choosing: also `load_providers` and `offers` are had from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from ftlab_mlflow.chat.catalog import left_out
+from ftlab_mlflow.chat.endpoints import models_file
+from ftlab_mlflow.chat.model import Model, Usage
+from ftlab_mlflow.chat.offers import DEFAULT_MODEL as DEFAULT_MODEL
+from ftlab_mlflow.chat.offers import offers as offers
+from ftlab_mlflow.chat.offers import this_day, why_not
+from ftlab_mlflow.chat.plugins import CATALOGED, Listed, ask
+from ftlab_mlflow.chat.plugins import load_providers as load_providers
+from ftlab_mlflow.chat.provider import Provider
+from ftlab_mlflow.control.wire import shown
+from ftlab_mlflow.errors import ChatError, ModelNotUsable
+
+DEFAULT_VARIABLE = "ANALYTICS_DEFAULT_MODEL"
+Source = Literal["request", "preference", "environment", "default"]
+_SAID_OF: Mapping[Source, str] = {
+    "request": "",
+    "preference": "the model that you chose before: ",
+    "environment": f"the model in {DEFAULT_VARIABLE}: ",
+    "default": "the default model: ",
+}
+
+_BYTES_A_TOKEN = 4
+_CALL_TOKENS, _RESULT_TOKENS, _ANSWER_TOKENS = 100, 1500, 400
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model that can be used, and who serves it. source: Who named it."""
+
+    model: Model
+    provider: Provider
+    source: Source = "request"
+
+
+def resolve(
+    model_id: str | None,
+    preference: str | None,
+    providers: Mapping[str, Provider],
+    today: date | None = None,
+) -> Chosen:
+    """The model to be used: `model_id` > `preference` > ``ANALYTICS_DEFAULT_MODEL`` > `DEFAULT_MODEL`.
+
+    What is None or blank counts as not given. Servers of the user's own are asked what they serve, but none
+    that the id does not need.
+
+    Args:
+        model_id: `<endpoint>/<name>`, or a name alone, which is looked up in the catalogs of openai,
+            anthropic and xai, then with all others.
+        preference: The same, as the person saved it.
+        providers: As `load_providers` gives them.
+        today: By default today, in UTC; a model whose `retires` is not after it has retired.
+
+    Raises:
+        ModelNotUsable: It is unknown, has retired, cannot call functions, is not served over chat
+            completions, or has no key. The text says which, who named it, and what to do.
+    """
+    wanted, source = _wanted(model_id, preference)
+    try:
+        model, provider = _find(wanted, providers)
+        why = why_not(model, today or this_day()) or provider.why_unavailable()
+        if why:
+            raise ModelNotUsable(f"{model.id} cannot be used: {why}")
+    except ModelNotUsable as error:
+        if source == "request":
+            raise
+        instead = _usable(providers, today)
+        raise ModelNotUsable(f"{_SAID_OF[source]}{error}. {instead}") from error
+    return Chosen(model, provider, source)
+
+
+def _wanted(model_id: str | None, preference: str | None) -> tuple[str, Source]:
+    named: list[tuple[str | None, Source]] = [
+        (model_id, "request"),
+        (preference, "preference"),
+        (os.environ.get(DEFAULT_VARIABLE), "environment"),
+    ]
+    given = ((text.strip(), source) for text, source in named if text and text.strip())
+    return next(given, (DEFAULT_MODEL, "default"))
+
+
+def _usable(providers: Mapping[str, Provider], today: date | None) -> str:
+    groups = offers(providers, today)
+    names = [group.endpoint for group in groups if any(offer.why_not is None for offer in group.offers)]
+    if names:
+        return f"There are models that can be used now of {', '.join(names)}: `ftlab models` lists them"
+    said = "; ".join(f"{group.endpoint}: {group.why_not}" for group in groups if group.why_not)
+    return f"No other can be used now ({said})"
+
+
+# --- looking an id up --------------------------------------------------------------------------------
+
+
+def _find(wanted: str, providers: Mapping[str, Provider]) -> tuple[Model, Provider]:
+    endpoint, slash, name = wanted.partition("/")
+    if slash and endpoint in providers:
+        return _of_endpoint(endpoint, name, providers[endpoint])
+    listed: dict[str, Listed] = {}
+    # Catalogs first: they cost nothing, and a name that is in one is asked of no server.
+    for some in (_some(providers, lambda each: each in CATALOGED), _some(providers, lambda each: True)):
+        listed |= ask({each: provider for each, provider in some.items() if each not in listed})
+        for each, found in listed.items():
+            for model in found.models:
+                if model.name == wanted:
+                    return model, providers[each]
+    for each in CATALOGED:
+        if each in providers and (why := _left_out(each).get(wanted)):
+            raise ModelNotUsable(f"{each}/{wanted} cannot be used: {why}")
+    raise ModelNotUsable(_unknown(wanted, listed, is_prefixed=bool(slash)))
+
+
+def _some(providers: Mapping[str, Provider], fits: Callable[[str], bool]) -> dict[str, Provider]:
+    ordered = [*(each for each in CATALOGED if each in providers), *providers]
+    return {each: providers[each] for each in ordered if fits(each)}
+
+
+def _of_endpoint(endpoint: str, name: str, provider: Provider) -> tuple[Model, Provider]:
+    listed = ask({endpoint: provider})
+    for model in listed[endpoint].models:
+        if model.name == name:
+            return model, provider
+    why = _left_out(endpoint).get(name) if endpoint in CATALOGED else None
+    if why or (why := listed[endpoint].why_unavailable):
+        raise ModelNotUsable(f"{endpoint}/{name} cannot be used: {why}")
+    raise ModelNotUsable(_unknown(f"{endpoint}/{name}", listed, is_prefixed=False))
+
+
+def _left_out(endpoint: str) -> Mapping[str, str]:
+    try:
+        return left_out(endpoint)
+    except ChatError:  # the provider's own models failed with the same
+        return {}
+
+
+def _unknown(wanted: str, listed: Mapping[str, Listed], *, is_prefixed: bool) -> str:
+    ids = _names(model for found in listed.values() for model in found.models)
+    lowered = difflib.get_close_matches(wanted.lower(), ids, n=3)
+    near = list(dict.fromkeys(ids[each] for each in lowered))
+    parts = [f"no model {shown(wanted)} is known"]
+    if near:
+        parts.append(f"did you mean {' or '.join(near)}?")
+    silent = [f"{each}: {found.why_unavailable}" for each, found in listed.items() if not found.models]
+    if silent:
+        parts.append(f"not looked up with {'; '.join(silent)}")
+    if is_prefixed:
+        parts.append(f"nor is an endpoint {shown(wanted.partition('/')[0])}; there are {', '.join(listed)}")
+    parts.append(f"`ftlab models` lists all; one that is newer than them can be named in {models_file()}")
+    return "; ".join(parts)
+
+
+def _names(models: Iterable[Model]) -> dict[str, str]:
+    """What models can be called, in lower case, and their ids."""
+    found: dict[str, str] = {}
+    for model in models:
+        if model.retires is None:
+            found |= {model.id.lower(): model.id, model.name.lower(): model.id}
+    return found
+
+
+# --- what it will cost -------------------------------------------------------------------------------
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens a text has: a quarter of its bytes in UTF-8.
+
+    So English has 4 characters a token, and Chinese 1.3. That is near enough to see what a question will cost
+    and whether a conversation fits; only the provider counts exactly.
+    """
+    return -(-len(text.encode(errors="replace")) // _BYTES_A_TOKEN)
+
+
+def estimate(model: Model, input_tokens: int, output_tokens: int = _ANSWER_TOKENS) -> float | None:
+    """About how many US dollars the next question costs, if one look-up answers it; None: nobody knows.
+
+    That is two requests: one that calls a tool (100 tokens of output), and one with its result (1500 more of
+    input) that gives the answer. Nothing is counted as cached, so it is rather too much.
+
+    Args:
+        input_tokens: Of the whole conversation with the question, the system prompt and the tools.
+        output_tokens: Of the answer.
+    """
+    if model.price is None:
+        return None
+    call = Usage(input_tokens, _CALL_TOKENS)
+    answer = Usage(input_tokens + _CALL_TOKENS + _RESULT_TOKENS, output_tokens)
+    return model.price.cost(call) + model.price.cost(answer)

@@ -1,0 +1,147 @@
+"""Who serves models here: the providers that are installed, loaded and asked for their lists."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from queue import Empty, SimpleQueue
+from typing import Protocol, cast, runtime_checkable
+
+from ftlab_mlflow.chat.model import Model
+from ftlab_mlflow.chat.provider import Completed, Provider, Request, Surroundings, TextDelta
+from ftlab_mlflow.errors import ChatError, ConfigError, FTLabError, ProviderError
+
+logger = logging.getLogger("ftlab_mlflow")
+
+GROUP = "ftlab_mlflow.providers"
+"""The entry points. Each is called with `Surroundings` and returns a `Provider`, or `Several`."""
+ANSWER_S = 2.0
+"""Seconds that a server has to say what it serves."""
+
+CATALOGED = ("openai", "anthropic", "xai")
+"""Providers whose models are those of MLflow's catalog: to ask them is to read a file."""
+
+_FIRST = (*CATALOGED, "local", "gateway")
+_METHODS = ("why_unavailable", "models", "stream")
+
+
+@runtime_checkable
+class Several(Protocol):
+    """A provider with several endpoints, each of which serves, and fails, by itself."""
+
+    def endpoints(self) -> Mapping[str, Provider]:
+        """By the name that ids of their models begin with. Asks no server.
+
+        Raises:
+            ConfigError: What names them is wrong.
+        """
+        ...
+
+
+def load_providers(surroundings: Surroundings) -> Mapping[str, Provider]:
+    """All providers by endpoint: `openai`, `anthropic`, `xai`, those of `local` by their own names,
+    `gateway`, then those of other packages by name.
+
+    One that cannot be loaded is there all the same and says why in `why_unavailable`; the log has its cause.
+    """
+    found: dict[str, Provider] = {}
+    entries = entry_points(group=GROUP)
+    for entry in sorted(entries, key=lambda each: (_place(each.name), each.name)):
+        for endpoint, provider in _loaded(entry, surroundings).items():
+            if endpoint in found:
+                logger.warning("%s: a second %s, which is not used", entry.value, endpoint)
+            else:
+                found[endpoint] = provider
+    return found
+
+
+def _place(name: str) -> int:
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+
+def _loaded(entry: EntryPoint, surroundings: Surroundings) -> Mapping[str, Provider]:
+    try:
+        made = entry.load()(surroundings)
+        if isinstance(made, Several):
+            return dict(made.endpoints())
+        if not all(callable(getattr(made, name, None)) for name in _METHODS):
+            raise TypeError(f"{entry.value} makes no Provider: it lacks one of {', '.join(_METHODS)}")
+        return {entry.name: cast(Provider, made)}
+    except ConfigError as error:  # also MissingExtra: its text says what to do
+        logger.warning("the provider %s cannot be used: %s", entry.name, error)
+        return {entry.name: _Unloaded(entry.name, str(error))}
+    except Exception as error:
+        logger.warning("the provider %s cannot be loaded", entry.name, exc_info=error)
+        why = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
+        return {entry.name: _Unloaded(entry.name, why[:300])}
+
+
+@dataclass
+class _Unloaded:
+    """Stands for a provider that could not be loaded."""
+
+    name: str
+    why: str
+
+    def why_unavailable(self) -> str | None:
+        return self.why
+
+    def models(self) -> Sequence[Model]:
+        raise ChatError(self.why)
+
+    def stream(self, request: Request) -> AbstractContextManager[Iterator[TextDelta | Completed]]:
+        raise ProviderError(self.why)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a provider said that it serves.
+
+    Attributes:
+        why_unavailable: As `Provider.why_unavailable`, or why it did not say what it serves; None: neither.
+    """
+
+    models: tuple[Model, ...] = ()
+    why_unavailable: str | None = None
+
+
+def ask(providers: Mapping[str, Provider], seconds: float = ANSWER_S) -> Mapping[str, Listed]:
+    """What each serves, asked all at once. No server is waited for longer than `seconds`.
+
+    Nothing is raised: what went wrong is in `Listed.why_unavailable`.
+    """
+    answers: SimpleQueue[tuple[str, Listed]] = SimpleQueue()
+
+    def work(endpoint: str, provider: Provider) -> None:
+        answers.put((endpoint, _asked(endpoint, provider)))
+
+    for endpoint, provider in providers.items():
+        if endpoint in CATALOGED:
+            work(endpoint, provider)
+        else:
+            threading.Thread(target=work, args=(endpoint, provider), name="ftlab-models", daemon=True).start()
+    late = Listed(why_unavailable=f"did not say within {seconds:g} s which models it serves")
+    found = dict.fromkeys(providers, late)
+    end = time.monotonic() + seconds
+    with suppress(Empty):
+        for _ in providers:
+            endpoint, listed = answers.get(timeout=max(0.0, end - time.monotonic()))
+            found[endpoint] = listed
+    return found
+
+
+def _asked(endpoint: str, provider: Provider) -> Listed:
+    why: str | None = None
+    try:
+        why = provider.why_unavailable()
+        return Listed(tuple(provider.models()), why)
+    except FTLabError as error:
+        return Listed(why_unavailable=why or str(error))
+    except Exception as error:  # of a package that we do not know
+        logger.warning("the provider of %s failed", endpoint, exc_info=error)
+        return Listed(why_unavailable=why or f"failed: {type(error).__name__}: {error}"[:300])
