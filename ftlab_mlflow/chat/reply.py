@@ -92,6 +92,7 @@ def _request(asking: Asking, messages: Sequence[Message], *, may_call: bool) -> 
     model = asking.chosen.model
     return Request(
         model=model.name,
+        endpoint=model.endpoint,
         system=prompt.system(asking.today),
         messages=list(messages),
         tools=prompt.tool_specs(),

@@ -19,6 +19,7 @@ from ftlab_mlflow.chat.events import Answer, Answered, Event, Round, Text, ToolE
 from ftlab_mlflow.chat.limits import Limits
 from ftlab_mlflow.chat.loop import answer
 from ftlab_mlflow.chat.model import Usage
+from ftlab_mlflow.chat.plugins import load_providers
 from ftlab_mlflow.chat.provider import Provider, Surroundings
 from ftlab_mlflow.chat.scope import Scope
 from ftlab_mlflow.chat.tracing import Tracer
@@ -61,7 +62,7 @@ class ChatService:
         self.user = user
         self.tracking_uri = tracking_uri
         self.store = store
-        self.providers = choice.load_providers(Surroundings(tracking_uri)) if providers is None else providers
+        self.providers = load_providers(Surroundings(tracking_uri)) if providers is None else providers
         self._tracer = tracer
 
     def open(
@@ -122,8 +123,7 @@ class ChatService:
             StoreError, AnalyticsError: What the chat is about cannot be read.
             AppStoreError: What is said cannot be kept.
         """
-        question = question.strip()
-        if not question:
+        if not question.strip():
             raise ChatError("the question is empty")
         chat = self.store.chats.get(self.user, chat_id)
         self.store.chats.add_message(chat, "user", question)
@@ -134,7 +134,7 @@ class ChatService:
                 yield from self._command(chat, question)
             else:
                 options = _Options(model_id, temperature, max_tokens, again, stop or threading.Event())
-                yield from self._answer(chat, question, options)
+                yield from self._answer(chat, slash.question_in(question), options)
         except FTLabError as error:
             self.store.chats.add_message(chat, "assistant", "", {"error": str(error)})
             raise
