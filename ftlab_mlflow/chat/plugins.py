@@ -14,6 +14,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from ftlab_mlflow.chat.model import Model
 from ftlab_mlflow.chat.provider import Completed, Provider, Request, Surroundings, TextDelta
+from ftlab_mlflow.control.wire import one_line
 from ftlab_mlflow.errors import ChatError, ConfigError, FTLabError, ProviderError
 
 logger = logging.getLogger("ftlab_mlflow")
@@ -73,12 +74,12 @@ def _loaded(entry: EntryPoint, surroundings: Surroundings) -> Mapping[str, Provi
             raise TypeError(f"{entry.value} makes no Provider: it lacks one of {', '.join(_METHODS)}")
         return {entry.name: cast(Provider, made)}
     except ConfigError as error:  # also MissingExtra: its text says what to do
-        logger.warning("the provider %s cannot be used: %s", entry.name, error)
-        return {entry.name: _Unloaded(entry.name, str(error))}
+        why = one_line(str(error))
     except Exception as error:
-        logger.warning("the provider %s cannot be loaded", entry.name, exc_info=error)
-        why = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
-        return {entry.name: _Unloaded(entry.name, why[:300])}
+        why = one_line(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}")[:300]
+        logger.debug("the provider %s", entry.name, exc_info=error)
+    logger.warning("the provider %s: %s", entry.name, why)
+    return {entry.name: _Unloaded(entry.name, why)}
 
 
 @dataclass
@@ -143,5 +144,7 @@ def _asked(endpoint: str, provider: Provider) -> Listed:
     except FTLabError as error:
         return Listed(why_unavailable=why or str(error))
     except Exception as error:  # of a package that we do not know
-        logger.warning("the provider of %s failed", endpoint, exc_info=error)
-        return Listed(why_unavailable=why or f"failed: {type(error).__name__}: {error}"[:300])
+        failed = one_line(f"failed: {type(error).__name__}: {error}")[:300]
+        logger.warning("the provider of %s %s", endpoint, failed)
+        logger.debug("the provider of %s", endpoint, exc_info=error)
+        return Listed(why_unavailable=why or failed)

@@ -123,10 +123,10 @@ def recommend(
     """The model to advise for a question; None where none can be used.
 
     It is taken from those that can be used now. Of those that were measured for such questions with at least
-    80 % right (at the low end of the interval), it is the cheapest that the measurement does not tell from the
-    best. Where there are none, a rule holds: for one look-up the default model; for several steps the cheapest
-    of a higher price class than the default's; without these the cheapest, or where no price is known the
-    first.
+    80 % right (at the low end of the interval), it is the cheapest that the measurement does not tell from
+    the best. Where there are none, a rule holds: for one look-up the default model; for several steps the
+    cheapest of a higher price class than the default's; without these the cheapest, or where no price is
+    known the first.
 
     Args:
         groups: As `offers` gives them.

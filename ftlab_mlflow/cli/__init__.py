@@ -43,6 +43,7 @@ VERBS = {
     "chat": Verb("chat", "chat", "Ask a language model what the runs say."),
     "chats": Verb("chats", "chats", "List, rename, export and delete what was asked before."),
     "usage": Verb("chats", "usage", "Show the tokens and the cost of answers."),
+    "models": Verb("models", "models", "List the models that can be asked, with their prices."),
     "demo": Verb("demo", "demo", "Train a small model and change it while it trains."),
     "doctor": Verb("doctor", "doctor", "Check that everything that is needed is here."),
     "dashboard": Verb("dashboard", "dashboard", "Open the dashboard in a browser."),

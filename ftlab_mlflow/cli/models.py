@@ -79,8 +79,8 @@ def _row(offer: Offer, group: Group) -> tuple[object, ...]:
     return (
         cell(model.id, "dim" if offer.why_not else ""),
         UNKNOWN if model.context_tokens is None else f"{model.context_tokens:,}",
-        _dollars(rates and rates.input),
-        _dollars(rates and rates.output),
+        _dollars(rates.input if rates else None),
+        _dollars(rates.output if rates else None),
         offer.price_class or "?",
         {True: "yes", False: "no", None: UNKNOWN}[model.has_tools],
         "; ".join(notes),
