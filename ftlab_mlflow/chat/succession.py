@@ -112,11 +112,12 @@ def _stays(named: _Named, dated: Mapping[str, list[_Named]]) -> bool:
 def _successor(old: _Named, candidates: Iterable[_Named]) -> str | None:
     others = [each for each in candidates if each.model.name != old.model.name]
     newer = [each for each in others if each.family == old.family and each.version > old.version]
+    foreign = [each for each in others if each.family != old.family]
     groups = (
         [each for each in others if each.model.name == old.undated],
         [each for each in newer if each.line == old.line],
         [each for each in newer if each.is_affordable_after(old)],
-        [each for each in others if each.line == old.line and each.is_affordable_after(old)],
+        [each for each in foreign if each.line == old.line and each.is_affordable_after(old)],
     )
     for group in groups:
         if group:
