@@ -53,7 +53,9 @@ class Chat:
     """A conversation of one person.
 
     Attributes:
-        id: Sorts by time. title: Empty until it has one. updated: When the last message came, or it was changed.
+        id: Sorts by time.
+        title: Empty until it has one.
+        updated: When the last message came, or it was changed.
         data: What it is about and with which model, as JSON; which names there are is the chat's own matter.
         length: How many messages it has.
         messages: In order; empty in lists of chats.
@@ -85,7 +87,7 @@ class ChatStore:
     # --- chats ---------------------------------------------------------------------------------------
 
     def create(self, user: str, title: str = "", data: Mapping[str, Any] | None = None) -> Chat:
-        """A new chat. title: On one line, of more than 200 characters its beginning; empty: it has none yet."""
+        """A new chat. title: One line; of more than 200 characters, the first; empty: it has none yet."""
         now = datetime.now(UTC)
         row = StoredChat(
             id=new_id(), user=user, title=_title(title), created=now, updated=now, data=plain(data or {})
