@@ -52,7 +52,7 @@ def load_providers(surroundings: Surroundings) -> Mapping[str, Provider]:
     """
     found: dict[str, Provider] = {}
     entries = entry_points(group=GROUP)
-    for entry in sorted(entries, key=lambda each: (_place(each.name), each.name)):
+    for entry in sorted(entries, key=_place):
         for endpoint, provider in _loaded(entry, surroundings).items():
             if endpoint in found:
                 logger.warning("%s: a second %s, which is not used", entry.value, endpoint)
@@ -61,8 +61,10 @@ def load_providers(surroundings: Surroundings) -> Mapping[str, Provider]:
     return found
 
 
-def _place(name: str) -> int:
-    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+def _place(entry: EntryPoint) -> tuple[int, str, bool]:
+    """Where it stands; of two of one name, ours is the first."""
+    first = _FIRST.index(entry.name) if entry.name in _FIRST else len(_FIRST)
+    return first, entry.name, not entry.value.startswith("ftlab_mlflow.")
 
 
 def _loaded(entry: EntryPoint, surroundings: Surroundings) -> Mapping[str, Provider]:
