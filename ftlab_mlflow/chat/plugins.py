@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from queue import Empty, SimpleQueue
 from typing import Protocol, cast, runtime_checkable
@@ -28,6 +29,8 @@ CATALOGED = ("openai", "anthropic", "xai")
 """Providers whose models are those of MLflow's catalog: to ask them is to read a file."""
 
 _FIRST = (*CATALOGED, "local", "gateway")
+_OVER_SDK = ("local", "gateway")
+"""Providers of ours that ask their servers over OpenAI's SDK."""
 _METHODS = ("why_unavailable", "models", "stream")
 
 
@@ -118,6 +121,10 @@ def ask(providers: Mapping[str, Provider], seconds: float = ANSWER_S) -> Mapping
 
     Nothing is raised: what went wrong is in `Listed.why_unavailable`.
     """
+    if any(provider.name in _OVER_SDK for provider in providers.values()):
+        with suppress(ImportError):  # then why_unavailable says so
+            # It takes 1 to 3 s, which are none of the server's.
+            import_module("openai")
     answers: SimpleQueue[tuple[str, Listed]] = SimpleQueue()
 
     def work(endpoint: str, provider: Provider) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +41,6 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FTLAB_MODELS", str(tmp_path / "models.toml"))
     monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{free_port()}")
-    importlib.import_module("openai")  # so that no time limit measures its import
 
 
 def free_port() -> int:
@@ -338,6 +339,29 @@ def test_an_offer_is_usable_exactly_where_it_can_be_chosen(monkeypatch: pytest.M
                 assert (
                     refused(providers, offer.model.id) == f"{offer.model.id} cannot be used: {offer.why_not}"
                 )
+
+
+_COLD = """
+import sys, time
+from ftlab_mlflow.chat import choice
+from ftlab_mlflow.chat.provider import Surroundings
+class Slow:
+    def find_spec(self, name, *_):
+        time.sleep(1.2 if name == "openai" else 0)
+sys.meta_path.insert(0, Slow())
+groups = choice.offers(choice.load_providers(Surroundings()), seconds=1)
+print(*[offer.model.id for group in groups if group.endpoint == "local" for offer in group.offers])
+"""
+
+
+def test_the_time_for_a_server_begins_when_the_sdk_is_loaded() -> None:
+    with OpenAIServer(models=["a"]) as server:
+        environment = {**os.environ, "LOCAL_BASE_URL": server.base_url}
+        command = [sys.executable, "-c", _COLD]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+    assert (done.returncode, done.stdout) == (0, "local/a\n"), done.stderr
 
 
 def test_servers_that_hang_are_not_waited_for_longer_than_the_limit_all_together(toml: Toml) -> None:
