@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,12 +65,14 @@ class _ModelServer:
         key: The only key that it takes; None takes any.
         refuses: Options of a request that it does not know, such as ``temperature``: a 400 that names them.
         pages: JSON of other paths, for GET, such as of MLflow's REST API.
+        tls: Makes it serve https.
         strict: Leaving the context raises where a request was malformed or the script ran out.
 
     Attributes:
         address: ``http://127.0.0.1:PORT``.
         requests: All requests to the model, in order. listings: All others.
         problems: What was wrong with requests.
+        connections: How many were made to it.
     """
 
     def __init__(
@@ -80,11 +83,13 @@ class _ModelServer:
         key: str | None = None,
         refuses: Collection[str] = (),
         pages: Mapping[str, Any] | None = None,
+        tls: ssl.SSLContext | None = None,
         strict: bool = True,
     ) -> None:
         self.requests: list[Recorded] = []
         self.listings: list[Recorded] = []
         self.problems: list[str] = []
+        self.connections = 0
         self.models, self.key, self.refuses, self.pages = list(models), key, set(refuses), dict(pages or {})
         self._script = script if callable(script) else iter(script)
         self._strict, self._lock, self.closing = strict, Lock(), Event()
@@ -93,10 +98,13 @@ class _ModelServer:
         class Handler(_Handler):
             def __init__(self, *arguments: Any) -> None:
                 self.model_server = server
+                server.connections += 1
                 super().__init__(*arguments)
 
         self._http = _Http(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._http.server_port}"
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
+        self.address = f"http{'s' if tls else ''}://127.0.0.1:{self._http.server_port}"
         self._thread = Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -190,7 +198,7 @@ class AnthropicServer(_ModelServer):
         return self.address
 
     def sent_key(self, headers: Mapping[str, str]) -> str:
-        return headers.get("x-api-key", "")
+        return headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
 
     def refusal(self, option: str) -> Failure:
         return Failure(400, f"`{option}` is deprecated for this model.")
@@ -317,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
             if hold is None or hold.wait(0.02):
                 return True
             readable, _, _ = select.select([self.connection], [], [], 0)
-            if readable and not self.connection.recv(1, socket.MSG_PEEK):
+            if readable and not socket.socket.recv(self.connection, 1, socket.MSG_PEEK):
                 recorded.gone.set()
                 break
             if self.model_server.closing.is_set():

@@ -94,6 +94,14 @@ def _pieces(text: str) -> list[str]:
     return [text[at : at + 5] for at in range(0, len(text), 5)]
 
 
+def _json(data: dict[str, Any]) -> bytes:
+    """In UTF-8, so that a character can be cut; what is no character as an escape."""
+    try:
+        return json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(data).encode()
+
+
 class OpenAIWire:
     """Chat completions."""
 
@@ -103,8 +111,7 @@ class OpenAIWire:
 
     @staticmethod
     def event(data: dict[str, Any] | str) -> bytes:
-        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-        return f"data: {text}\n\n".encode()
+        return b"data: " + (data.encode() if isinstance(data, str) else _json(data)) + b"\n\n"
 
     @staticmethod
     def listing(models: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -180,7 +187,7 @@ class AnthropicWire:
     def event(data: dict[str, Any] | str) -> bytes:
         if isinstance(data, str):
             return f"data: {data}\n\n".encode()
-        return f"event: {data['type']}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+        return f"event: {data['type']}\ndata: ".encode() + _json(data) + b"\n\n"
 
     @staticmethod
     def listing(models: Sequence[dict[str, Any]]) -> dict[str, Any]:

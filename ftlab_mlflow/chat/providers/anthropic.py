@@ -62,7 +62,7 @@ class Anthropic:
         timeout = httpx2.Timeout(request.timeout_s, connect=CONNECT_S)
         payload = anthropic_wire.payload(request)
         if self._takes_no_temperature(service, request):
-            payload.pop("temperature", None)
+            payload.pop("extra_body", None)
         while True:
             reading = anthropic_wire.Reading(ids_of(request.messages))
             try:
@@ -70,19 +70,18 @@ class Anthropic:
                     yield from reading.texts(stream)
             except Exception as error:
                 said = sdk_errors.refusal(error, service)
-                if said and "temperature" in payload and said.names("temperature") and not reading.has_begun:
-                    del payload["temperature"]
+                if said and "extra_body" in payload and said.names("temperature") and not reading.has_begun:
+                    del payload["extra_body"]
                     self._remember_no_temperature(service, request)
                     continue
                 if said or not reading.is_whole:
-                    begun = reading.has_begun
-                    raise sdk_errors.translated(error, service, request.model, has_begun=begun) from error
+                    sdk_errors.raise_ours(error, service, request.model, has_begun=reading.has_begun)
             break
         if not reading.is_whole:
             raise StreamCut(f"{self.name} ended its reply without a message_stop")
         if reading.had_no_room:
             raise ContextOverflow(f"the conversation fills all that {request.model} takes")
-        is_without = request.temperature is not None and "temperature" not in payload
+        is_without = request.temperature is not None and "extra_body" not in payload
         yield reading.completed(NO_TEMPERATURE.format(model=request.model) if is_without else None)
 
     def _takes_no_temperature(self, service: Service, request: Request) -> bool:

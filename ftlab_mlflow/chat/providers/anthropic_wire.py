@@ -16,12 +16,14 @@ from ftlab_mlflow.chat.provider import (
     ToolMessage,
     UserMessage,
 )
-from ftlab_mlflow.chat.providers.calls import as_object, with_good_ids
+from ftlab_mlflow.chat.providers.calls import as_object, sendable, with_good_ids
+from ftlab_mlflow.control.wire import unicode
 
 Block = dict[str, Any]
+Finish = Literal["end", "calls", "length", "refused"]
 
 _CACHE = {"type": "ephemeral"}
-_FINISH: Mapping[str, Literal["length", "refused"]] = {
+_FINISH: Mapping[str, Finish] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "refused",
@@ -33,7 +35,11 @@ _THINKING = ("thinking", "redacted_thinking")
 
 
 def payload(request: Request) -> dict[str, Any]:
-    """A request, without `stream`. What comes before the newest message is marked to be cached."""
+    """A request as arguments of the SDK, without `stream`.
+
+    System prompt and tools, and all that has been said, are marked for the cache: the next request begins
+    with the same.
+    """
     messages = _messages(request.messages)
     if messages:
         messages[-1]["content"][-1]["cache_control"] = _CACHE
@@ -45,7 +51,7 @@ def payload(request: Request) -> dict[str, Any]:
     if request.system.strip():
         made["system"] = [{"type": "text", "text": request.system, "cache_control": _CACHE}]
     if request.temperature is not None:
-        made["temperature"] = request.temperature
+        made["extra_body"] = {"temperature": request.temperature}  # the SDK has no argument for it any more
     if request.tools:
         made["tools"] = [
             {"name": each.name, "description": each.description, "input_schema": dict(each.schema)}
@@ -53,7 +59,7 @@ def payload(request: Request) -> dict[str, Any]:
         ]
         if not request.may_call:
             made["tool_choice"] = {"type": "none"}
-    return made
+    return sendable(made)
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -150,9 +156,8 @@ class Reading:
     def _begin(self, index: int, block: Any) -> Iterator[TextDelta]:
         kind = block.type
         if kind == "text":
-            self._blocks[index] = {"type": "text", "text": block.text or ""}
-            if block.text:
-                yield TextDelta(block.text)
+            self._blocks[index] = {"type": "text", "text": ""}
+            yield from self._say(index, block.text)
         elif kind == "tool_use":
             self._blocks[index] = {"type": kind, "id": block.id, "name": block.name, "input": block.input}
         elif kind == "thinking":
@@ -164,9 +169,8 @@ class Reading:
         block = self._blocks.get(index)
         if block is None:
             return
-        if delta.type == "text_delta" and delta.text:
-            block["text"] += delta.text
-            yield TextDelta(delta.text)
+        if delta.type == "text_delta":
+            yield from self._say(index, delta.text)
         elif delta.type == "input_json_delta":
             self._json.setdefault(index, []).append(delta.partial_json or "")
         elif delta.type == "thinking_delta":
@@ -174,8 +178,19 @@ class Reading:
         elif delta.type == "signature_delta":
             block["signature"] = delta.signature
 
+    def _say(self, index: int, text: str | None) -> Iterator[TextDelta]:
+        if text:
+            said = unicode(text)
+            self._blocks[index]["text"] += said
+            yield TextDelta(said)
+
     def _count(self, usage: Any) -> None:
-        for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens"):
+        for name in (
+            "input_tokens",
+            "cache_read_input_tokens",
+            "cache_creation_input_tokens",
+            "output_tokens",
+        ):
             value = getattr(usage, name, None)
             if isinstance(value, int):
                 self._tokens[name] = value

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ftlab_mlflow.chat.provider import AssistantMessage, Message, ToolCall
+from ftlab_mlflow.control.wire import unicode
 
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 _LONGEST_ID = 64
@@ -33,7 +34,7 @@ def with_good_ids(calls: Iterable[tuple[str, str, str]], taken: Iterable[str]) -
         if not id or id in known:
             id = f"call_{uuid.uuid4().hex}"
         known.add(id)
-        made.append(ToolCall(id, name, arguments))
+        made.append(ToolCall(id, unicode(name), unicode(arguments)))
     return tuple(made)
 
 
@@ -41,9 +42,16 @@ def as_object(arguments: str) -> dict[str, Any]:
     """Arguments that a model wrote, for a service that takes an object only: `{}` where they are none."""
     try:
         value = json.loads(arguments)
+        json.dumps(value, allow_nan=False)  # no service takes NaN, which Python reads
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def sendable(payload: dict[str, Any]) -> dict[str, Any]:
+    """A request without lone surrogates, which the SDKs cannot encode (a file name may have some)."""
+    clean: dict[str, Any] = json.loads(json.dumps(payload, ensure_ascii=False).encode(errors="replace"))
+    return clean
 
 
 @dataclass
@@ -71,7 +79,8 @@ class PiecemealCalls:
         id, name = _text(getattr(delta, "id", None)), _text(getattr(function, "name", None))
         arguments = getattr(function, "arguments", None)
         index = getattr(delta, "index", None)
-        call = self._at.get(index) if isinstance(index, int) else (self._calls or [None])[-1]
+        last = self._calls[-1] if self._calls else None
+        call = self._at.get(index) if isinstance(index, int) else last
         if call is None or _begins(call, id, name):
             call = _Piecemeal()
             self._calls.append(call)

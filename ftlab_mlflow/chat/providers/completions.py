@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from ftlab_mlflow.chat.provider import Request
-from ftlab_mlflow.chat.providers.connection import Lines, Streaming
+from ftlab_mlflow.chat.providers.connection import Line, Lines, Streaming
 from ftlab_mlflow.chat.providers.openai_wire import ChatCompletions, client_of
-from ftlab_mlflow.chat.providers.sdk_errors import translated
+from ftlab_mlflow.chat.providers.sdk_errors import raise_ours
 from ftlab_mlflow.chat.providers.service import Service, sdk
 
 
@@ -40,10 +41,25 @@ class Completions:
         Raises:
             ProviderError, ModelNotUsable: It did not say.
         """
+        with self._asking(service) as line:
+            return list(client_of(service, line.http).models.list(timeout=timeout_s).data)
+
+    def json_at(self, service: Service, url: str, headers: Mapping[str, str], timeout_s: float) -> Any:
+        """The JSON at another address of a service; None where it answers with an error.
+
+        Raises:
+            ProviderError: It did not answer.
+        """
+        with self._asking(service) as line:
+            response = line.http.get(url, headers=dict(headers), timeout=timeout_s)
+            return response.json() if response.is_success else None
+
+    @contextmanager
+    def _asking(self, service: Service) -> Iterator[Line]:
         line = self._lines.take()
         try:
-            return list(client_of(service, line.http).models.list(timeout=timeout_s).data)
+            yield line
         except Exception as error:
-            raise translated(error, service, "the list of models", has_begun=False) from error
+            raise_ours(error, service, "the list of models", has_begun=False)
         finally:
             self._lines.give_back(line, is_whole=True)

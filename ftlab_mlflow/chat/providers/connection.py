@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import lru_cache
 from threading import Lock
@@ -27,40 +28,20 @@ _IDLE_S = 30.0
 _MOST_IDLE = 4
 
 
-class Line:
-    """An HTTP client with one connection at most, which `cut` breaks from any thread, whatever waits for it.
+class _Socket:
+    """The socket of an HTTP client with one connection, learned from its trace of what it connects."""
 
-    A client that is closed while another thread waits for a byte leaves that thread waiting. So the socket
-    itself is shut down; it is learned from the client's trace of what it connects.
-
-    Args:
-        make: An SDK's `DefaultHttpxClient`, with its timeouts, proxies and socket options.
-        options: More arguments of it.
-
-    Attributes:
-        http: The client, to be given to that SDK.
-    """
-
-    def __init__(self, make: MakeClient, options: Mapping[str, Any]) -> None:
-        import httpx2
-
+    def __init__(self) -> None:
         self._lock = Lock()
         self._stream: Any = None
         self._is_cut = False
-        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_S)
-        self.http = make(limits=limits, event_hooks={"request": [self._watch]}, **options)
 
     def cut(self) -> None:
-        """Ends the connection. The line cannot be used any more."""
         with self._lock:
             self._is_cut = True
             self._shut_down()
 
-    def close(self) -> None:
-        """Gives its connection back to the system."""
-        self.http.close()
-
-    def _watch(self, request: httpx2.Request) -> None:
+    def watch(self, request: httpx2.Request) -> None:
         request.extensions = {**request.extensions, "trace": self._seen}
 
     def _seen(self, event: str, info: Mapping[str, Any]) -> None:
@@ -76,6 +57,34 @@ class Line:
             with contextlib.suppress(OSError):  # it is closed already
                 # Not the method of a TLS socket, which pulls its state from under the thread that reads.
                 socket.socket.shutdown(found, socket.SHUT_RDWR)
+
+
+class Line:
+    """An HTTP client with one connection at most, which `cut` breaks from any thread, whatever waits for it.
+
+    A client that is closed while another thread waits for a byte leaves that thread waiting. So the socket
+    itself is shut down.
+
+    Args:
+        make: An SDK's `DefaultHttpxClient`, with its timeouts, proxies and socket options.
+        options: More arguments of it.
+
+    Attributes:
+        http: The client, to be given to that SDK.
+    """
+
+    def __init__(self, make: MakeClient, options: Mapping[str, Any]) -> None:
+        import httpx2
+
+        self._socket = _Socket()
+        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_S)
+        self.http = make(limits=limits, event_hooks={"request": [self._socket.watch]}, **options)
+        self.close = weakref.finalize(self, self.http.close)
+        """Gives its connection back to the system, at the latest when nobody holds the line any more."""
+
+    def cut(self) -> None:
+        """Ends the connection. The line cannot be used any more."""
+        self._socket.cut()
 
 
 @lru_cache
@@ -98,6 +107,7 @@ class Lines:
         self._make, self._options = make, options or (lambda: {"verify": shared_tls()})
         self._lock = Lock()
         self._idle: list[Line] = []
+        weakref.finalize(self, _close_all, self._idle)
 
     def take(self) -> Line:
         """A line for one request."""
@@ -112,6 +122,11 @@ class Lines:
             if is_whole and len(self._idle) < _MOST_IDLE:
                 self._idle.append(line)
                 return
+        line.close()
+
+
+def _close_all(lines: list[Line]) -> None:
+    for line in lines:
         line.close()
 
 
@@ -148,8 +163,9 @@ class Streaming:
                 return next(self._begun())
             except BaseException as error:
                 self._end()
+                # What a broken connection raises is no news to whoever broke it.
                 if self._is_left and isinstance(error, Exception):
-                    raise StopIteration from None  # what a broken connection raises is no news to who broke it
+                    raise StopIteration from None
                 raise
 
     def close(self) -> None:

@@ -17,9 +17,10 @@ from ftlab_mlflow.chat.provider import (
     UserMessage,
 )
 from ftlab_mlflow.chat.providers import sdk_errors
-from ftlab_mlflow.chat.providers.calls import PiecemealCalls, as_object, ids_of
+from ftlab_mlflow.chat.providers.calls import PiecemealCalls, as_object, ids_of, sendable
 from ftlab_mlflow.chat.providers.connection import CONNECT_S, Line, Pieces
 from ftlab_mlflow.chat.providers.service import NO_TEMPERATURE, Service, sdk
+from ftlab_mlflow.control.wire import unicode
 from ftlab_mlflow.errors import ProviderError, StreamCut
 
 Finish = Literal["end", "calls", "length", "refused"]
@@ -47,7 +48,7 @@ class ChatCompletions:
     def pieces(self, service: Service, request: Request, line: Line) -> Pieces:
         """The reply to a request. Raises: as `Provider.stream`."""
         client = client_of(service, line.http)
-        told = _payload(request, self._provider, self._limit)
+        told = sendable(_payload(request, self._provider, self._limit))
         changes = self._changes_of(service, request)
         while True:
             payload = _changed(told, changes)
@@ -55,7 +56,7 @@ class ChatCompletions:
                 yield from self._reply(client, service, request, payload, _note(request, changes))
             except _Refused as refused:
                 if not _adapt(changes, payload, refused.said):
-                    raise refused.error from refused.__cause__
+                    sdk_errors.raise_ours(refused.error, service, request.model, has_begun=False)
             else:
                 with self._lock:
                     self._changes[service.base_url, request.model] = changes
@@ -77,12 +78,11 @@ class ChatCompletions:
                 yield from reading.texts(stream)
                 content_type = stream.response.headers.get("content-type", "")
         except Exception as error:
-            ours = sdk_errors.translated(error, service, request.model, has_begun=reading.has_begun)
             said = sdk_errors.refusal(error, service)
             if said is not None and not reading.has_begun:
-                raise _Refused(said, ours) from error
+                raise _Refused(said, error) from error
             if reading.finish is None or said is not None:
-                raise ours from error
+                sdk_errors.raise_ours(error, service, request.model, has_begun=reading.has_begun)
             content_type = ""  # the reply itself has come to its end before the connection did
         if not reading.has_begun and "event-stream" not in content_type:
             raise ProviderError(
@@ -94,11 +94,11 @@ class ChatCompletions:
         yield reading.completed(self._provider, request.model, note)
 
 
-class _Refused(Exception):  # noqa: N818  # not raised to anybody else
+class _Refused(Exception):
     """A server's refusal that another form of the request may avoid."""
 
     def __init__(self, said: sdk_errors.Refusal, error: Exception) -> None:
-        super().__init__(str(error))
+        super().__init__(said.message)
         self.said, self.error = said, error
 
 
@@ -132,7 +132,11 @@ def _payload(request: Request, provider: str, limit: str) -> dict[str, Any]:
         payload["tools"] = [
             {
                 "type": "function",
-                "function": {"name": each.name, "description": each.description, "parameters": dict(each.schema)},
+                "function": {
+                    "name": each.name,
+                    "description": each.description,
+                    "parameters": dict(each.schema),
+                },
             }
             for each in request.tools
         ]
@@ -247,8 +251,8 @@ class _Reading:
                     self._calls.add(call)
                 text = getattr(delta, "content", None) or getattr(delta, "refusal", None)
                 if isinstance(text, str) and text:
-                    self._text.append(text)
-                    yield TextDelta(text)
+                    self._text.append(unicode(text))
+                    yield TextDelta(self._text[-1])
 
     def completed(self, provider: str, model: str, note: str | None) -> Completed:
         """All of it."""

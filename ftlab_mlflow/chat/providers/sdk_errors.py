@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import NoReturn
 
 from ftlab_mlflow.chat.providers.connection import CONNECT_S
 from ftlab_mlflow.chat.providers.service import Service
@@ -35,7 +35,8 @@ _NO_TOOLS = re.compile(
 )
 _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|prompt is too long|input is too long|request too large"
-    r"|maximum (context|prompt|model) length|token count[^.]{0,40} exceed|(context|input|prompt) (length|size|window)[^.]{0,40} exceed"
+    r"|maximum (context|prompt|model) length|token count[^.]{0,40} exceed"
+    r"|(context|input|prompt) (length|size|window)[^.]{0,40} exceed"
     r"|exceeds?[^.]{0,60} context|too many (input )?tokens|request_too_large|larger than the context",
     re.IGNORECASE,
 )
@@ -103,8 +104,8 @@ def refusal(error: Exception, service: Service) -> Refusal | None:
         message = title[1] if title else "a web page"
     code, kind = inner.get("code"), inner.get("type")
     words = " ".join(str(each) for each in (code, inner.get("error_code"), kind, message) if each)
-    if isinstance(code, int) and (status is None or status < 400):
-        status = code
+    if status is None or status < 400:  # in a stream
+        status = code if isinstance(code, int) else _status_in(message)
     headers = getattr(getattr(error, "response", None), "headers", {})
     param = inner.get("param")
     return Refusal(
@@ -114,6 +115,12 @@ def refusal(error: Exception, service: Service) -> Refusal | None:
         param if isinstance(param, str) else None,
         retry_after_s(headers),
     )
+
+
+def _status_in(message: str) -> int | None:
+    """MLflow's gateway puts the status of the service behind it before its words: `429: slow down`."""
+    found = re.match(r"([45]\d\d): ", message)
+    return int(found[1]) if found else None
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -134,12 +141,19 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def translated(error: Exception, service: Service, model: str, *, has_begun: bool) -> Exception:
-    """An error of an SDK as one of ours; one that is none of theirs as it is.
+def raise_ours(error: Exception, service: Service, model: str, *, has_begun: bool) -> NoReturn:
+    """Raises an error of an SDK as one of ours; one that is none of theirs as it is.
 
     Args:
         has_begun: A part of the reply has come.
     """
+    ours = _translated(error, service, model, has_begun=has_begun)
+    if ours is None:
+        raise error
+    raise ours from error
+
+
+def _translated(error: Exception, service: Service, model: str, *, has_begun: bool) -> ChatError | None:
     import httpx2
 
     if said := refusal(error, service):
@@ -150,7 +164,7 @@ def translated(error: Exception, service: Service, model: str, *, has_begun: boo
         return _disconnected(network, service, has_begun=has_begun)
     if isinstance(error, ValueError):  # of the JSON in an event
         return StreamCut(f"{service.name} sent something that is no part of a reply: {_short(repr(error))}")
-    return error
+    return None
 
 
 def _disconnected(error: Exception, service: Service, *, has_begun: bool) -> ChatError:

@@ -39,7 +39,5 @@ class XAI:
         if reason := why_no_key(self.name, _KEY):
             raise ModelNotUsable(reason)
         address = (os.environ.get(_ADDRESS) or "").strip() or _DEFAULT_ADDRESS
-        service = Service(
-            self.name, address, key_in(_KEY) or "", _KEY, address_from=_ADDRESS
-        )
+        service = Service(self.name, address, key_in(_KEY) or "", _KEY, address_from=_ADDRESS)
         return self._completions.stream(service, request)
