@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
@@ -70,8 +70,8 @@ def resolve(
     """
     wanted, source = _wanted(model_id, preference)
     try:
-        model, provider = _find(wanted, providers)
-        why = why_not(model, today or this_day()) or provider.why_unavailable()
+        model, endpoint, why_unavailable = _find(wanted, providers)
+        why = why_not(model, today or this_day()) or why_unavailable
         if why:
             raise ModelNotUsable(f"{model.id} cannot be used: {why}")
     except ModelNotUsable as error:
@@ -79,7 +79,7 @@ def resolve(
             raise
         instead = _usable(providers, today)
         raise ModelNotUsable(f"{_SAID_OF[source]}{error}. {instead}") from error
-    return Chosen(model, provider, source)
+    return Chosen(model, providers[endpoint], source)
 
 
 def _wanted(model_id: str | None, preference: str | None) -> tuple[str, Source]:
@@ -104,38 +104,38 @@ def _usable(providers: Mapping[str, Provider], today: date | None) -> str:
 # --- looking an id up --------------------------------------------------------------------------------
 
 
-def _find(wanted: str, providers: Mapping[str, Provider]) -> tuple[Model, Provider]:
+_Found = tuple[Model, str, str | None]
+"""A model, the endpoint that serves it, and why that is unavailable."""
+
+
+def _find(wanted: str, providers: Mapping[str, Provider]) -> _Found:
     endpoint, slash, name = wanted.partition("/")
     if slash and endpoint in providers:
         return _of_endpoint(endpoint, name, providers[endpoint])
+    catalogs = {each: providers[each] for each in CATALOGED if each in providers}
+    servers = {each: provider for each, provider in providers.items() if each not in catalogs}
     listed: dict[str, Listed] = {}
-    # Catalogs first: they cost nothing, and a name that is in one is asked of no server.
-    for some in (_some(providers, lambda each: each in CATALOGED), _some(providers, lambda each: True)):
-        listed |= ask({each: provider for each, provider in some.items() if each not in listed})
-        for each, found in listed.items():
-            for model in found.models:
+    for some in (catalogs, servers):  # a name that is in a catalog is asked of no server
+        listed |= ask(some)
+        for each in some:
+            for model in listed[each].models:
                 if model.name == wanted:
-                    return model, providers[each]
-    for each in CATALOGED:
-        if each in providers and (why := _left_out(each).get(wanted)):
+                    return model, each, listed[each].why_unavailable
+    for each in catalogs:
+        if why := _left_out(each).get(wanted):
             raise ModelNotUsable(f"{each}/{wanted} cannot be used: {why}")
     raise ModelNotUsable(_unknown(wanted, listed, is_prefixed=bool(slash)))
 
 
-def _some(providers: Mapping[str, Provider], fits: Callable[[str], bool]) -> dict[str, Provider]:
-    ordered = [*(each for each in CATALOGED if each in providers), *providers]
-    return {each: providers[each] for each in ordered if fits(each)}
-
-
-def _of_endpoint(endpoint: str, name: str, provider: Provider) -> tuple[Model, Provider]:
-    listed = ask({endpoint: provider})
-    for model in listed[endpoint].models:
+def _of_endpoint(endpoint: str, name: str, provider: Provider) -> _Found:
+    found = ask({endpoint: provider})[endpoint]
+    for model in found.models:
         if model.name == name:
-            return model, provider
+            return model, endpoint, found.why_unavailable
     why = _left_out(endpoint).get(name) if endpoint in CATALOGED else None
-    if why or (why := listed[endpoint].why_unavailable):
+    if why or (why := None if found.models else found.why_unavailable):
         raise ModelNotUsable(f"{endpoint}/{name} cannot be used: {why}")
-    raise ModelNotUsable(_unknown(f"{endpoint}/{name}", listed, is_prefixed=False))
+    raise ModelNotUsable(_unknown(f"{endpoint}/{name}", {endpoint: found}, is_prefixed=False))
 
 
 def _left_out(endpoint: str) -> Mapping[str, str]:
@@ -157,7 +157,7 @@ def _unknown(wanted: str, listed: Mapping[str, Listed], *, is_prefixed: bool) ->
         parts.append(f"not looked up with {'; '.join(silent)}")
     if is_prefixed:
         parts.append(f"nor is an endpoint {shown(wanted.partition('/')[0])}; there are {', '.join(listed)}")
-    parts.append(f"`ftlab models` lists all; one that is newer than them can be named in {models_file()}")
+    parts.append(f"`ftlab models` lists all; a newer one needs an endpoint in {models_file()}")
     return "; ".join(parts)
 
 

@@ -168,7 +168,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_and_where_to_look(toml: To
     text = refused(providers, "gpt-4o-mni")
     assert text.startswith('no model "gpt-4o-mni" is known; did you mean openai/gpt-4o-mini')
     assert "`ftlab models` lists all" in text
-    assert f"one that is newer than them can be named in {tmp_path / 'models.toml'}" in text
+    assert f"a newer one needs an endpoint in {tmp_path / 'models.toml'}" in text
     assert re.search(r"not looked up with .*ollama: ", text)
     assert "did you mean openai/gpt-4o-mini" in refused(providers, "GPT-4o-Mini")
     assert "did you mean anthropic/claude-sonnet-5" in refused(providers, "anthropic/claude-sonet-5")
