@@ -10,6 +10,7 @@ from typing import Any
 
 from ftlab_mlflow.analytics import units
 from ftlab_mlflow.analytics.metric_table import describe
+from ftlab_mlflow.chat.visible import visible
 from ftlab_mlflow.control.wire import one_line
 
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -39,14 +40,14 @@ def plain(text: object, limit: int = _CELL) -> str:
 
     It may stand anywhere but at the begin of a line, where more characters are marks.
     """
-    line = " ".join(one_line(str(text)).split())
+    line = " ".join(one_line(visible(str(text))).split())
     cut = line if len(line) <= limit else f"{line[: limit - 1]}…"
     return _MARKS.sub(r"\\\g<0>", cut) or '""'
 
 
 def code(text: str) -> str | None:
     """Text to be copied, as inline code; None where that cannot show it. Not for tables."""
-    if not text.isprintable() or text != " ".join(text.split()):
+    if not text or not text.isprintable() or text != " ".join(visible(text).split()):
         return None
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)

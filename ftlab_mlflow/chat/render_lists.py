@@ -151,7 +151,7 @@ def ranking(arguments: Values, answer: Values) -> str:
     headings = (Right("rank"), "run", "id", "status", Right(plain(metric)), Right("step"))
     return joined(
         f"**Best runs of {about(arguments['experiment'])} by {plain(metric)}** (best is "
-        f"{answer['policy']['best']})",
+        f"{plain(answer['policy']['best'])})",
         table(headings, cells) if cells else "No run counts.",
         sentences(counted(arguments), rest("rank_runs", answer)),
     )

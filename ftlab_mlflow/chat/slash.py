@@ -64,7 +64,7 @@ def run(text: str, scope: Scope, tracking_uri: str | None = None) -> SlashResult
 
     Raises:
         ChatError: There is no such command, or it is not used so; the text says how.
-        AnalyticsError, StoreError: What the scope names is not there, or the store does not answer.
+        AnalyticsError, StoreError, ConfigError: What the scope names is not there, or it cannot be read.
     """
     began = time.monotonic()
     name, rest = _parted(text)
@@ -101,8 +101,8 @@ def complete(prefix: str) -> list[str]:
 
 def _parted(text: str) -> tuple[str, str]:
     """The command's name and what stands behind it."""
-    name, _, rest = text.strip().removeprefix("/").partition(" ")
-    return name.casefold(), rest
+    parts = text.strip().removeprefix("/").split(maxsplit=1)
+    return parts[0].casefold() if parts else "", parts[1] if len(parts) > 1 else ""
 
 
 def _unknown(name: str) -> str:
@@ -134,7 +134,7 @@ def _shown(done: ToolRun) -> str:
 def _one_effect(call: Call, tracking_uri: str | None, began: float) -> tuple[str, tuple[ToolRun, ...]]:
     """The row of one parameter among those of `param_effects`, whatever page it is on."""
     runs: list[ToolRun] = []
-    asked: Arguments | None = call.arguments | {"limit": _PAGE}
+    asked: Arguments | None = {"limit": _PAGE} | call.arguments
     while asked is not None:
         done = _called("param_effects", asked, tracking_uri, began)
         runs.append(done)
@@ -171,5 +171,6 @@ def _help(rest: str) -> str:
     return cells.joined(
         f"`{command.usage}`",
         f"{command.help}. For example `{command.example}`. It asks `{command.tool}`.",
+        command.details,
         f"Options: {options}." if options else "",
     )

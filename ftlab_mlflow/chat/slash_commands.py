@@ -42,6 +42,7 @@ class Command:
         usage: How it is written: words in capitals stand for something, those in brackets may be left out.
         tool: The function of the analytics that it calls.
         parse: From what stands behind its name to the call. It raises `WrongWords`, and what `Subject` does.
+        details: More of how it is written, for its own help.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Command:
     example: str
     tool: str
     parse: Callable[[str, Subject], Call]
+    details: str = ""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -225,6 +227,10 @@ _ALL = (
         "/runs params.learning_rate>1e-4 status=FINISHED order=metrics.eval_loss",
         "search_runs",
         _runs,
+        "Conditions are of `params.NAME`, `tags.NAME`, `metrics.NAME` (the last value), `name`, `run_id`, "
+        "`status`, `start_time`, `end_time` (such as `start_time>2026-11-21`, in UTC) and `duration_s`, with "
+        "`=`, `!=`, `>`, `>=`, `<`, `<=`, `~` (contains), or as `name starts_with sft`, "
+        "`status in FAILED,KILLED`, `tags.team exists`, `tags.team missing`.",
     ),
     Command(
         "rank",
@@ -307,6 +313,7 @@ _ALL = (
         f"/propose {LATEST} learning_rate=5e-5 -- the loss is noisy",
         "propose_update",
         _propose,
+        "The reason stands behind `--` or `because`, and takes no quotes.",
     ),
 )
 COMMANDS: Mapping[str, Command] = {command.name: command for command in _ALL}
