@@ -18,7 +18,7 @@ from ftlab_mlflow.chat.model import Model, Usage
 from ftlab_mlflow.chat.offers import DEFAULT_MODEL as DEFAULT_MODEL
 from ftlab_mlflow.chat.offers import offers as offers
 from ftlab_mlflow.chat.offers import this_day, why_not
-from ftlab_mlflow.chat.plugins import CATALOGED, Listed, ask
+from ftlab_mlflow.chat.plugins import CATALOGED, Listed, Unloaded, ask
 from ftlab_mlflow.chat.plugins import load_providers as load_providers
 from ftlab_mlflow.chat.provider import Provider
 from ftlab_mlflow.control.wire import shown
@@ -124,7 +124,8 @@ def _find(wanted: str, providers: Mapping[str, Provider]) -> _Found:
     for each in catalogs:
         if why := _left_out(each).get(wanted):
             raise ModelNotUsable(f"{each}/{wanted} cannot be used: {why}")
-    raise ModelNotUsable(_unknown(wanted, listed, is_prefixed=bool(slash)))
+    broken = [provider.why for provider in providers.values() if isinstance(provider, Unloaded)]
+    raise ModelNotUsable("; ".join([_unknown(wanted, listed, is_prefixed=bool(slash)), *broken]))
 
 
 def _of_endpoint(endpoint: str, name: str, provider: Provider) -> _Found:
@@ -152,9 +153,9 @@ def _unknown(wanted: str, listed: Mapping[str, Listed], *, is_prefixed: bool) ->
     parts = [f"no model {shown(wanted)} is known"]
     if near:
         parts.append(f"did you mean {' or '.join(near)}?")
-    silent = [f"{each}: {found.why_unavailable}" for each, found in listed.items() if not found.models]
+    silent = [each for each, found in listed.items() if not found.models]
     if silent:
-        parts.append(f"not looked up with {'; '.join(silent)}")
+        parts.append(f"{', '.join(silent)} could not be asked (`ftlab models` says why)")
     if is_prefixed:
         parts.append(f"nor is an endpoint {shown(wanted.partition('/')[0])}; there are {', '.join(listed)}")
     parts.append(f"`ftlab models` lists all; a newer one needs an endpoint in {models_file()}")

@@ -84,11 +84,11 @@ def _loaded(entry: EntryPoint, surroundings: Surroundings) -> Mapping[str, Provi
         why = one_line(f"{entry.value} cannot be loaded: {type(error).__name__}: {error}")[:300]
         logger.debug("the provider %s", entry.name, exc_info=error)
     logger.warning("the provider %s: %s", entry.name, why)
-    return {entry.name: _Unloaded(entry.name, why)}
+    return {entry.name: Unloaded(entry.name, why)}
 
 
 @dataclass
-class _Unloaded:
+class Unloaded:
     """Stands for a provider that could not be loaded."""
 
     name: str
