@@ -54,8 +54,7 @@ class Served:
 @pytest.fixture(params=["openai", "anthropic", "xai", "local", "gateway"])
 def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Served:
     """Every provider, with `KEY`."""
-    make: Callable[[str], Served] = lambda name: served_by(name, monkeypatch, tmp_path)  # noqa: E731
-    return make(request.param)
+    return served_by(request.param, monkeypatch, tmp_path)
 
 
 def served_by(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Served:
@@ -90,3 +89,19 @@ def served_by(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ser
         name, f"{name.upper()}_API_KEY"
     )
     return Served(name, key_from, AnthropicServer if name == "anthropic" else OpenAIServer, use)
+
+
+class Make:
+    """``make(name, server)`` makes a provider."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self._arguments = (monkeypatch, tmp_path)
+
+    def __call__(self, name: str, server: Any) -> Provider:
+        return served_by(name, *self._arguments).use(server)
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
+    """See `Make`."""
+    return Make(monkeypatch, tmp_path)

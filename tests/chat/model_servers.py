@@ -8,10 +8,10 @@
         assert server.requests[1].json["messages"][-1]["role"] == "tool"
 
 A script is a list of replies, one a request, or a function from the request's JSON to a reply. `Reply` and
-`Failure` mean the same to `OpenAIServer` and `AnthropicServer`; a list of dicts, strings and bytes is sent as
-it is (`Raw`). A request that the real service would refuse is answered with 400, and leaving the context
-raises an AssertionError that says what was wrong with it, also when a list of replies has run out; read
-`problems` and pass ``strict=False`` where that is the point of a test.
+`Failure` mean the same to `OpenAIServer` and `AnthropicServer`; a list is `Reply.raw`. A request that the
+real service would refuse is answered with 400, and leaving the context raises an AssertionError that says
+what was wrong with it, also when a list of replies has run out; read `problems` and pass ``strict=False``
+where that is the point of a test.
 """
 
 from __future__ import annotations
@@ -28,12 +28,9 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import model_wire
-from model_wire import Call, Failure, Reply, Tokens
+from model_wire import Call, Failure, Raw, Reply, Tokens
 
 __all__ = ["AnthropicServer", "Call", "Failure", "OpenAIServer", "Raw", "Recorded", "Reply", "Tokens"]
-
-Raw = Sequence[dict[str, Any] | str | bytes]
-"""Events of a stream as they are: a dict or a string is the data of one, bytes are sent untouched."""
 
 Answer = Reply | Failure | Raw
 Script = Iterable[Answer] | Callable[[dict[str, Any]], Answer]
@@ -289,12 +286,12 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _send_stream(self, answer: Reply | Raw, recorded: Recorded) -> None:
-        reply = answer if isinstance(answer, Reply) else Reply()
+        reply = answer if isinstance(answer, Reply) else Reply(raw=answer)
         wire = self.model_server.wire
-        if isinstance(answer, Reply):
-            events = wire.events(answer, recorded.json)
+        if reply.raw is None:
+            events = wire.events(reply, recorded.json)
         else:
-            events = [each if isinstance(each, bytes) else wire.event(each) for each in answer]
+            events = [each if isinstance(each, bytes) else wire.event(each) for each in reply.raw]
         if reply.hold_headers and not self._held(reply.hold, recorded):
             return
         self.send_response(200)

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 _NUMBERS = count(1)
 
+Raw = Sequence[dict[str, Any] | str | bytes]
+"""Events of a stream as they are: a dict or a string is the data of one, bytes are sent untouched."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -71,6 +74,7 @@ class Reply:
         error: An error object ends the stream behind text and calls.
         hold: The stream stands still before event number `hold_at` until this is set, or, with
             `hold_headers`, before the headers.
+        raw: Is sent in place of all that the service would make of the rest.
     """
 
     text: str = ""
@@ -84,6 +88,7 @@ class Reply:
     hold: Event | None = None
     hold_at: int = 0
     hold_headers: bool = False
+    raw: Raw | None = None
 
 
 def _words(text: str) -> list[str]:
