@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Literal, TypeVar
 
@@ -51,26 +50,25 @@ class Patience:
         self.check()
 
 
-def each(make: Callable[[], Generator[_T, None, None]], patience: Patience) -> Iterator[_T]:
-    """What a generator gives, run in a thread.
+def each(make: Callable[[], Iterator[_T]], patience: Patience) -> Iterator[_T]:
+    """What an iterator gives, run in a thread.
 
     Args:
         make: Called in the thread.
 
     Raises:
-        Left: Patience is over. The thread closes the generator at its next item.
-        Exception: What the generator raises.
+        Left: Patience is over. The thread ends with the iterator's next item.
+        Exception: What the iterator raises.
     """
     items: SimpleQueue[tuple[_T] | BaseException | None] = SimpleQueue()
     is_left = threading.Event()
 
     def work() -> None:
         try:
-            with closing(make()) as found:
-                for item in found:
-                    items.put((item,))
-                    if is_left.is_set():
-                        return
+            for item in make():
+                items.put((item,))
+                if is_left.is_set():
+                    return
             items.put(None)
         except BaseException as error:  # given to whoever waits
             items.put(error)
@@ -95,7 +93,7 @@ def each(make: Callable[[], Generator[_T, None, None]], patience: Patience) -> I
 def call(work: Callable[[], _T], patience: Patience) -> _T:
     """What a function returns, run in a thread. Raises: as `each`."""
 
-    def once() -> Generator[_T, None, None]:
+    def once() -> Iterator[_T]:
         yield work()
 
     (result,) = each(once, patience)

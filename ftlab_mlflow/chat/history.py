@@ -24,7 +24,8 @@ def messages(exchanges: Iterable[tuple[str, Answer]]) -> list[Message]:
                 calls = tuple(ToolCall(run.id, run.name, each.asked[run.id]) for run in each.runs)
                 made.append(AssistantMessage(each.text, calls))
                 made.append(ToolMessage(tuple(map(result_of, each.runs))))
-        made.append(AssistantMessage(answer.text))
+        if answer.model:  # what a slash command shows is made of names: its results say it, as data
+            made.append(AssistantMessage(answer.text))
     return made
 
 

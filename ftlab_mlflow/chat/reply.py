@@ -13,7 +13,7 @@ from ftlab_mlflow.chat.background import Left, Patience
 from ftlab_mlflow.chat.events import Event, Text, Waiting
 from ftlab_mlflow.chat.grounding import Marker
 from ftlab_mlflow.chat.model import Usage
-from ftlab_mlflow.chat.provider import AssistantMessage, Completed, Message, Request, TextDelta
+from ftlab_mlflow.chat.provider import AssistantMessage, Message, Request, TextDelta
 from ftlab_mlflow.control.wire import new_id
 from ftlab_mlflow.errors import ContextOverflow, ProviderError, ProviderUnavailable, RateLimited, StreamCut
 
@@ -114,20 +114,17 @@ def _streamed(
 ) -> Generator[Event, None, None]:
     """One request, its reply put into `made`, also its error."""
     marker = Marker(asking.facts)
-
-    def pieces() -> Generator[TextDelta | Completed, None, None]:
-        with asking.chosen.provider.stream(request) as stream:
-            yield from stream
-
     try:
-        for piece in background.each(pieces, patience):
-            if isinstance(piece, TextDelta):
-                made.first_text = made.first_text or time.monotonic()
-                yield from _said(marker.feed(piece.text), made)
-            else:
-                made.message = _with_new_ids(piece.message, request.messages)
-                made.usage, made.finish = piece.usage, piece.finish
-                made.notes += [piece.note] if piece.note else []
+        # Leaving the context here breaks the connection that the thread reads from.
+        with asking.chosen.provider.stream(request) as stream:
+            for piece in background.each(lambda: stream, patience):
+                if isinstance(piece, TextDelta):
+                    made.first_text = made.first_text or time.monotonic()
+                    yield from _said(marker.feed(piece.text), made)
+                else:
+                    made.message = _with_new_ids(piece.message, request.messages)
+                    made.usage, made.finish = piece.usage, piece.finish
+                    made.notes += [piece.note] if piece.note else []
         if made.message is None:
             made.error = StreamCut(f"the reply of {asking.chosen.model.id} ended before its end")
     except (Left, ProviderError) as error:
