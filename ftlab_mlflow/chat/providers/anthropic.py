@@ -62,16 +62,24 @@ class Anthropic:
         timeout = httpx2.Timeout(request.timeout_s, connect=CONNECT_S)
         payload = anthropic_wire.payload(request)
         if self._takes_no_temperature(service, request):
-            payload.pop("extra_body", None)
+            payload.pop("temperature", None)
         while True:
             reading = anthropic_wire.Reading(ids_of(request.messages))
             try:
-                with client.messages.create(**payload, stream=True, timeout=timeout) as stream:
+                # As the body, not as arguments: the SDK looks at each value of them, and has no temperature.
+                with client.messages.create(
+                    model=request.model,
+                    max_tokens=request.max_tokens,
+                    messages=[],
+                    stream=True,
+                    extra_body=payload,
+                    timeout=timeout,
+                ) as stream:
                     yield from reading.texts(stream)
             except Exception as error:
                 said = sdk_errors.refusal(error, service)
-                if said and "extra_body" in payload and said.names("temperature") and not reading.has_begun:
-                    del payload["extra_body"]
+                if said and "temperature" in payload and said.names("temperature") and not reading.has_begun:
+                    del payload["temperature"]
                     self._remember_no_temperature(service, request)
                     continue
                 if said or not reading.is_whole:
@@ -81,7 +89,7 @@ class Anthropic:
             raise StreamCut(f"{self.name} ended its reply without a message_stop")
         if reading.had_no_room:
             raise ContextOverflow(f"the conversation fills all that {request.model} takes")
-        is_without = request.temperature is not None and "extra_body" not in payload
+        is_without = request.temperature is not None and "temperature" not in payload
         yield reading.completed(NO_TEMPERATURE.format(model=request.model) if is_without else None)
 
     def _takes_no_temperature(self, service: Service, request: Request) -> bool:

@@ -35,7 +35,7 @@ _THINKING = ("thinking", "redacted_thinking")
 
 
 def payload(request: Request) -> dict[str, Any]:
-    """A request as arguments of the SDK, without `stream`.
+    """The body of a request, without `stream`.
 
     System prompt and tools, and all that has been said, are marked for the cache: the next request begins
     with the same.
@@ -51,7 +51,7 @@ def payload(request: Request) -> dict[str, Any]:
     if request.system.strip():
         made["system"] = [{"type": "text", "text": request.system, "cache_control": _CACHE}]
     if request.temperature is not None:
-        made["extra_body"] = {"temperature": request.temperature}  # the SDK has no argument for it any more
+        made["temperature"] = request.temperature
     if request.tools:
         made["tools"] = [
             {"name": each.name, "description": each.description, "input_schema": dict(each.schema)}

@@ -169,7 +169,10 @@ class Streaming:
                 raise
 
     def close(self) -> None:
-        """Breaks the connection, if the reply has not come to its end. Another thread's iteration ends."""
+        """Breaks the connection, if the reply has not come to its end. Another thread's iteration ends.
+
+        Only the connecting itself cannot be broken: it takes `CONNECT_S` at most.
+        """
         with self._state:
             self._is_left = True
             if self._line is not None:

@@ -74,7 +74,10 @@ class ChatCompletions:
         reading = _Reading(ids_of(request.messages))
         timeout = httpx2.Timeout(request.timeout_s, connect=CONNECT_S)
         try:
-            with client.chat.completions.create(**payload, stream=True, timeout=timeout) as stream:
+            # As the body, not as arguments, each value of which the SDK looks at: 25 ms with all our tools.
+            with client.chat.completions.create(
+                model=request.model, messages=[], stream=True, extra_body=payload, timeout=timeout
+            ) as stream:
                 yield from reading.texts(stream)
                 content_type = stream.response.headers.get("content-type", "")
         except Exception as error:
