@@ -102,7 +102,7 @@ class _ModelServer:
         if tls is not None:
             self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         self.address = f"http{'s' if tls else ''}://127.0.0.1:{self._http.server_port}"
-        self._thread = Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._thread = Thread(target=self._http.serve_forever, args=(0.005,), daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
