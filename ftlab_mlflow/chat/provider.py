@@ -85,7 +85,6 @@ class Request:
         temperature: None is the model's own.
         max_tokens: Of output, at most.
         timeout_s: Seconds without a byte until the request has failed.
-        endpoint: As in `Model.endpoint`, for a provider that has several.
     """
 
     model: str
@@ -96,7 +95,6 @@ class Request:
     temperature: float | None = None
     max_tokens: int = 4096
     timeout_s: float = 120.0
-    endpoint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ftlab_mlflow.analytics.units import duration
 from ftlab_mlflow.chat import background, context, prompt
 from ftlab_mlflow.chat.asking import Asking
 from ftlab_mlflow.chat.background import Left, Patience
@@ -80,10 +81,10 @@ def reply(
         tries += 1
         if not isinstance(error, RateLimited | ProviderUnavailable | StreamCut) or tries == _TRIES:
             raise error
-        seconds = getattr(error, "retry_after_s", None)
-        seconds = 2.0 ** (tries - 1) if seconds is None else seconds
-        if seconds > min(_LONGEST_WAIT_S, patience.left_s):
-            raise error
+        asked_for = None if isinstance(error, StreamCut) else error.retry_after_s
+        if asked_for is not None and asked_for > min(_LONGEST_WAIT_S, patience.left_s):
+            raise type(error)(f"{error}; it asks to wait {duration(asked_for)}", asked_for) from error
+        seconds = 2.0 ** (tries - 1) if asked_for is None else asked_for
         yield Waiting(seconds, str(error))
         patience.sleep(seconds)
 
@@ -92,7 +93,6 @@ def _request(asking: Asking, messages: Sequence[Message], *, may_call: bool) -> 
     model = asking.chosen.model
     return Request(
         model=model.name,
-        endpoint=model.endpoint,
         system=prompt.system(asking.today),
         messages=list(messages),
         tools=prompt.tool_specs(),
