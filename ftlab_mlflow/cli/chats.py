@@ -25,7 +25,7 @@ def chats() -> None:
 
 @chats.command("list")
 @click.option("--search", metavar="TEXT", help="Only those that speak of it.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True, help="At most so many.")
 @_as_json
 def list_(search: str | None, limit: int, as_json: bool) -> None:
     """List your chats, the newest first."""
@@ -52,12 +52,15 @@ def list_(search: str | None, limit: int, as_json: bool) -> None:
 @chats.command()
 @click.argument("chat")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A file.  [default: stdout]")
-def export(chat: str, out: Path | None) -> None:
-    """Write CHAT (an id, or a unique begin of one) as Markdown."""
+@_as_json
+def export(chat: str, out: Path | None, as_json: bool) -> None:
+    """Write CHAT (an id, or a unique begin of one) as Markdown, or as JSON with the results of all tools."""
     from ftlab_mlflow.chat.export import export as exported
+    from ftlab_mlflow.control.wire import json_text
 
     store, user = _store()
-    text = exported(store.get(user, chat))
+    found = store.get(user, chat)
+    text = json_text({"chat": asdict(found)}) + "\n" if as_json else exported(found)
     if out is None:
         click.echo(text, nl=False)
         return
@@ -70,16 +73,22 @@ def export(chat: str, out: Path | None) -> None:
 @chats.command()
 @click.argument("chat")
 @click.argument("title")
-def rename(chat: str, title: str) -> None:
+@_as_json
+def rename(chat: str, title: str, as_json: bool) -> None:
     """Give CHAT another title."""
     store, user = _store()
-    say(f"{store.get(user, chat).title} → {store.rename(user, chat, title).title}")
+    before, after = store.get(user, chat), store.rename(user, chat, title)
+    if as_json:
+        emit({"id": after.id, "title": after.title})
+        return
+    say(f"{before.title} → {after.title}")
 
 
 @chats.command()
 @click.argument("chat")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def delete(chat: str, yes: bool) -> None:
+@_as_json
+def delete(chat: str, yes: bool, as_json: bool) -> None:
     """Delete CHAT for good. What it took stays in `ftlab usage`."""
     store, user = _store()
     found = store.get(user, chat)
@@ -87,6 +96,9 @@ def delete(chat: str, yes: bool) -> None:
         say(f"{found.title or found.id}, {found.length} messages", err=True)
         click.confirm("Delete it?", abort=True, err=True)
     store.delete(user, found.id)
+    if as_json:
+        emit({"deleted": found.id})
+        return
     say(f"Deleted {found.id}.")
 
 
