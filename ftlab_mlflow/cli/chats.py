@@ -103,7 +103,13 @@ def delete(chat: str, yes: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--by", type=click.Choice(["day", "model", "user", "chat"]), default="day", show_default=True)
+@click.option(
+    "--by",
+    type=click.Choice(["day", "model", "user", "chat"]),
+    default="day",
+    show_default=True,
+    help="One row for each.",
+)
 @click.option("--days", type=click.IntRange(1, 36_500), default=30, show_default=True, help="Back from now.")
 @click.option("--everybody", is_flag=True, help="All people of this app database, not only you.")
 @_as_json
