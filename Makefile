@@ -41,6 +41,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/dashboard.py
 	$(BIN)/python benchmarks/analytics.py
 	$(BIN)/python benchmarks/diagnosis.py
+	$(BIN)/python benchmarks/chat/run.py --model scripted
 
 dashboard: $(READY)
 	$(BIN)/ftlab dashboard
