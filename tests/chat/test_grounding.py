@@ -1,0 +1,322 @@
+"""Each number in an answer is one that a tool returned, or is marked: rounding, units, names, any cut."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from ftlab_mlflow.chat.grounding import MARK, Facts, Marker
+from ftlab_mlflow.chat.visible import visible
+
+RUN_ID = "123456e7abcdef00123456e7abcdef00"
+RESULT: dict[str, Any] = {
+    "rows": [
+        {
+            "run_id": RUN_ID,
+            "name": "loss=0.001 (verified)",
+            "value": 0.4166,
+            "slope": -0.3,
+            "wall_s": 11_520.0,
+            "step": 750,
+            "memory": 12.3e9,
+            "tokens": 1_234_567,
+            "share": 0.1234,
+            "cost": 0.0321,
+            "start_time": 1_795_788_300.25,
+            "params.learning_rate": "5e-5",
+            "params.model": "Qwen/Qwen2.5-0.5B",
+        },
+        {"run_id": "f" * 32, "name": "run 12", "value": "NaN"},
+    ],
+    "policy": {"best": "the medians of 20 pieces, on 2026-11-21T19:00:00.123Z; a rise of 4.5 %"},
+    "next": {"limit": 77, "where": [{"value": 0.777}]},
+    "total": 7,
+}
+
+
+def facts(*results: dict[str, Any]) -> Facts:
+    found = Facts()
+    for result in results:
+        found.add(result)
+    return found
+
+
+def marked(text: str, known: Facts, cuts: Sequence[int] = ()) -> tuple[str, list[int | float]]:
+    """A text as it comes out, cut at some places, and the numbers that were marked."""
+    marker = Marker(known)
+    places = [0, *sorted(cuts), len(text)]
+    pieces = [text[begin:end] for begin, end in pairwise(places)]
+    return "".join(map(marker.feed, pieces)) + marker.end(), marker.unverified
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.4166, 0.417, 0.42, **0.42**, `0.4166`, about 0.4, ~0.4 and (0.4166)",
+        "5e-5 5E-05 5e−05 5×10⁻⁵ 5 × 10⁻⁵ 5x10^-5 5·10^-5 5*10^-5 $5 \\times 10^{-5}$ 0.00005 5.0e-5",
+        "3.2 h, 3.2 hours, 192 min, 192 minutes, 3 h 12 min, 3h12m, 3 hours and 12 minutes, 3:12:00",
+        "11520 s, 11,520",
+        "12.3 GB, 12,300 MB, 11.5 GiB, 11.5GiB, 12.3 billion",
+        "1,234,567 tokens, 1.2M tokens, 1.23 million, 1235k, about 1.2 million",
+        "1\u202f234\u202f567, 1'234'567, 1.234.567",
+        "12 %, 12.3%, 12.34 percent, 0.123, 12.3 percentage points, 12\\%",
+        "fell by 0.3, −0.3, -0.3, a slope of –0.3",
+        "$0.032, 0.0321 $, 3.2 cents, US$ 0.032, 3.2¢, €0.032",
+        "0.41660–0.417, 7/750, 0.42-0.4166, [750,0.4166]",
+        "7 runs in 2 rows; step 750, 750-step, 750 steps, 7x",
+        "2026-11-27, 2026-11-27 14:05, 2026-11-27T14:05Z, at 14:05, 2:05 pm, 27.11.2026, 11/27/2026",
+        "November 27, 2026; 27 Nov 2026, Nov 27, 27th November, in 2026; 2026-11-21 at 19:00:00",
+        "run-12, eval_2, gpt-4o, top-5, v1.2, llama-3.1-8b, 3f2a9c1b, 1.2.3",
+        "550e8400-e29b-41d4-a716-446655440000",
+        f"{RUN_ID}, {RUN_ID[:8]}, Qwen/Qwen2.5-0.5B, a 0.5B model, 1st, 2nd",
+        "the best is loss=0.001 (verified), then `loss=0.001 (verified)` and run 12.",
+        "1. one\n2) two\n## 3. three\n**4.** four\n> 5. five\n- 6. six",
+        "As said[^9]: see https://example.com/99?a=98 (five, NaN, inf, x², H₂O).",
+        "0,42 und 0,4166; 4.5 %, 20 pieces",
+    ],
+)
+def test_what_a_tool_returned_may_be_rounded_and_in_other_units(text: str) -> None:
+    assert marked(text, facts(RESULT)) == (text, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "unverified"),
+    [
+        ("0.41 [unverified], 0.43 [unverified] and 0.4167 [unverified]", [0.41, 0.43, 0.4167]),
+        ("8 [unverified] runs; about 8 [unverified], 7.5 [unverified]", [8, 7.5]),
+        (
+            "**0.9** [unverified], *0.8* [unverified], `0.7` [unverified], __0.6__ [unverified]",
+            [0.9, 0.8, 0.7, 0.6],
+        ),
+        ("`lr = 6e-5 [unverified], x`", [6e-5]),
+        ("| 0.9 s [unverified] | 9% [unverified] |", [0.9, 9]),
+        ("```\n0.9 [unverified]\n```", [0.9]),
+        ("**15** % [unverified], 15 % [unverified]; 15 [unverified]", [15]),
+        ("+0.3 [unverified], -0.4166 [unverified], $-0.03 [unverified]", [0.3, -0.4166, -0.03]),
+        ("4 h 1 min [unverified], 13 GB [unverified], 1.3M [unverified]", [4, 1, 13, 1.3]),
+        ("0.9 [unverified]–0.95 [unverified], 3 [unverified]/5 [unverified]", [0.9, 0.95, 3, 5]),
+        ("2026-11-28 [unverified]; 14:07 [unverified], November 28 [unverified]", [2026, 14, 28]),
+        ("the loss is 0.001 [unverified], of 12 [unverified]", [0.001, 12]),
+        ("77 [unverified] rows at 0.777 [unverified]", [77, 0.777]),
+        ("损失为0.9 [unverified]，下降了0.8 [unverified]。", [0.9, 0.8]),
+        ("３.５ [unverified], ٤٫ 0,99 [unverified]", [3.5, 4, 0.99]),
+        ("1e400 [unverified], -1e400 [unverified], 1e-400 [unverified]", None),
+        ("0.0 [unverified], .05 [unverified], 99-step [unverified], 99 tokens/s", None),
+        ("9,999 [unverified] 9,999.5 [unverified] 99 MB/s [unverified]", None),
+    ],
+)
+def test_what_no_tool_returned_is_marked(text: str, unverified: list[float] | None) -> None:
+    said = text.replace(MARK, "")
+    out, found = marked(said, facts(RESULT))
+    if unverified is not None:
+        assert found == unverified
+        assert out.replace(MARK, "") == said
+    if "٤" not in text and "tokens/s" not in text:
+        assert out == text
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_each_number_is_listed_once_as_it_was_written() -> None:
+    _, found = marked("12 % of 0.50, 12%, −3, 1,234 and 2e3; 12", facts({}))
+    assert found == [12, 0.5, -3, 1234, 2000.0]
+    assert [type(each) for each in found] == [int, float, int, int, float]
+
+
+def test_a_mark_of_the_model_itself_is_not_doubled() -> None:
+    known = facts({"value": 0.5})
+    text = "0.9 [unverified], 0.8 [unverified]; 0.5 [unverified]"
+    assert marked(text, known) == (text, [0.9, 0.8])
+    assert marked(text, known, range(len(text))) == (text, [0.9, 0.8])
+    assert marked("0.9 [unv", known) == ("0.9 [unverified] [unv", [0.9])
+
+
+def test_facts_grow_while_an_answer_is_written() -> None:
+    known = facts()
+    marker = Marker(known)
+    first = marker.feed("0.5 then ")
+    known.add({"value": 0.5})
+    assert first + marker.feed("0.5 ") + marker.end() == "0.5 [unverified] then 0.5 "
+
+
+def test_hidden_characters_do_not_hide_a_number() -> None:
+    assert marked("0.\u200b9 \u202e8.0\u202c 0\ufe0f.7", facts({})) == (
+        "0.9 [unverified] 8.0 [unverified] 0.7 [unverified]",
+        [0.9, 8.0, 0.7],
+    )
+
+
+def test_a_result_may_hold_anything() -> None:
+    known = facts(
+        {
+            "a": 10**5000,
+            "b": float("inf"),
+            "c": None,
+            "d": [True, [[]], {}],
+            "e": "9" * 20_000,
+            "f": "\ud800 0.25",
+        },
+        {"deep": json.loads("[" * 500 + "0.5" + "]" * 500)},
+    )
+    text = "0.25 and 0.5 but " + "8" * 5000
+    out, found = marked(text, known)
+    assert len(found) == 1
+    assert out == text + MARK
+
+
+VALUES = st.floats(1e-6, 1e6) | st.integers(1, 10**9).map(float)
+
+
+def written(value: float) -> list[str]:
+    """Ways to write a number that stay within half a unit of its last place, and within 5 %."""
+    exact = f"{value:.6e}"
+    digits, exponent = f"{value:.3e}".split("e")
+    small = str(int(exponent))
+    raised = small.translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
+    return [
+        repr(value),
+        exact,
+        exact.upper(),
+        f"{value:.3g}",
+        f"{digits}×10{raised}",
+        f"{digits} x 10^{small}",
+        f"{digits}·10^{{{small}}}",
+        f"{digits} \\times 10^{small}",
+        f"{value:,.6f}" if value >= 1 else f"{value:.9f}",
+        f"**{value:.4g}**",
+        f"about {value:.2g}",
+        f"{value * 100:.4g} %",
+        f"{value / 60:.5g} min",
+        f"{value / 3600:.5g} hours",
+        f"{value * 1000:.5g}ms",
+        f"{value / 86400:.5g} d",
+        f"{value / 1e3:.5g}k",
+        f"{value / 1e6:.5g} million",
+        f"{value / 1e9:.5g}B",
+        f"{value / 2**30:.5g} GiB",
+        f"{value / 1e6:.5g}MB",
+        f"${value:.6g}",
+        f"{value:.6g}x",
+        f"{value * 100:.6g} cents",
+    ]
+
+
+@given(VALUES, st.booleans(), st.sampled_from(["{}", '"{}"', "from {} to 7"]))
+def test_a_value_in_any_form_is_verified(value: float, is_negative: bool, form: str) -> None:
+    result: Any = (
+        json.loads(f'{{"value": {value!r}}}')
+        if form == "{}"
+        else {"value": form.format(repr(value)).strip('"')}
+    )
+    known = facts(result, {"other": [3, 9.5e6, "a 12-step"]})
+    for text in written(value):
+        if text.strip("*").isdigit() and float(text.strip("*")) != value:
+            continue  # a count
+        assert marked(f"It is {text}.", known)[1] == []
+    if is_negative:
+        known = facts({"value": -value})
+        for text in (f"fell by {value!r}", f"-{value!r}", f"(−{value:.3e})"):
+            assert marked(text, known)[1] == []
+
+
+@given(
+    st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20),
+    st.floats(1e-6, 1e6),
+    st.sampled_from(
+        ["{:.2g}", "{:.4g}", "{:.6e}", "**{:.3g}**", "`{:.5g}`", "about {:.3g}", "${:.4g}", "{:.4g}x"]
+    ),
+)
+def test_a_value_far_from_all_facts_is_never_verified(values: list[float], stated: float, form: str) -> None:
+    text = form.format(stated)
+    written_value = float(text.strip("*`$x").removeprefix("about "))
+    assume(all(abs(written_value - value) > 0.051 * value for value in values))
+    out, found = marked(f"It is {text}.", facts({"values": values}))
+    assert found == [written_value]
+    assert out == f"It is {text} [unverified]."
+
+
+@given(st.integers(0, 99), st.integers(0, 99))
+def test_a_small_count_is_the_very_number(value: int, stated: int) -> None:
+    known = facts({"value": value, "near": value + 0.4})
+    assert (marked(f"There are {stated} runs", known)[1] == []) == (stated == value)
+
+
+WORDS = """
+0 1 5 12 0.42 .5 1e-4 1E5 1,234 0,42 1.2.3 12:34 2026-11-27 27 1e 5e- 10^-5 10⁻⁵ × x · * ** _ __ ` ``` ~ ~~~
+- − – + . , : ; / ( ) [ ] { } ^ \\ $ € % ‰ ¢ # > | ≈ 损 é µ ² k M B GB GiB ms s min h m hours and about
+percent percentage points November Nov pm UTC T Z e run-12 gpt-4o https :// a_b step -step 3h12m 0x1f
+"""
+FRAGMENTS = [
+    *WORDS.split(), " ", "  ", "\n", "\n\n", "\t", "\u00a0", "\u200b", "\r\n", MARK, "run 12", "run 123",
+    "1. ", "[^3]", "loss=0.001 (verified)", "## 2. ", "9" * 50, "a" * 120, " \\times 10^{-5}", "4.4 GB/s",
+    "lr 1e-4", "lr 1e-4 bs 16",
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join) | st.text(max_size=60)
+KNOWN = facts(RESULT, {"name": "lr 1e-4 bs 16", "value": 12, "n": [0.42, 1e-4, 1234]})
+
+
+@given(TEXTS, st.data())
+@example("3 h 12 mi" + "n", None)
+def test_it_does_not_matter_how_a_text_is_cut(text: str, data: st.DataObject | None) -> None:
+    whole = marked(text, KNOWN)
+    assert marked(text, KNOWN, range(len(text))) == whole
+    if data is not None:
+        cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=10))
+        assert marked(text, KNOWN, cuts) == whole
+
+
+@given(TEXTS)
+def test_without_the_marks_it_is_the_text(text: str) -> None:
+    assume(MARK not in text)
+    out, found = marked(text, KNOWN)
+    assert out.replace(MARK, "") == visible(text)
+    assert (MARK in out) == bool(found)
+
+
+@given(TEXTS)
+def test_at_most_a_name_or_a_number_is_held_back(text: str) -> None:
+    marker = Marker(KNOWN)
+    given_on = 0
+    for place, character in enumerate(visible(text)):
+        given_on += len(marker.feed(character).replace(MARK, ""))
+        assert place + 1 - given_on <= 96
+
+
+def test_prose_is_given_on_word_by_word() -> None:
+    marker = Marker(facts({"value": 0.42}))
+    words = ["The ", "loss ", "is ", "0.42", " after ", "7", " steps.", "\nThen"]
+    given_on = ["The ", "loss ", "is ", "", "0.42 after ", "", "7", " [unverified] steps.\n"]
+    assert [marker.feed(word) for word in words] == given_on
+
+
+ENDLESS = ["9", "1,2,3,", "1.", "1 ", "7e5-", "1 min ", "a-", "`", "5x10^", "1\u00a0000", "_1", "1:2"]
+
+
+@pytest.mark.parametrize("text", ENDLESS)
+def test_the_time_grows_with_the_length_alone(text: str) -> None:
+    started = time.perf_counter()
+    text = text * (8000 // len(text))
+    marked(text, KNOWN, range(0, len(text), 3))
+    facts({"value": text})
+    assert time.perf_counter() - started < 10
+
+
+def test_a_long_conversation_is_checked_quickly() -> None:
+    row = {"name": "run-{0}", "value": 0.5, "note": "from {0}.5 to 0.25 at step {0} in 3 h 12 min, 12.3 GB"}
+    known = Facts()
+    for number in range(30):
+        rows = [
+            {key: str(value).format(number * 100 + place) for key, value in row.items()}
+            for place in range(100)
+        ]
+        known.add({"rows": rows})
+    started = time.perf_counter()
+    _, found = marked("`run-12` has **0.25** at step 1,234 and 0.8751; " * 400, known, range(0, 19_000, 5))
+    assert found == [0.8751]
+    assert time.perf_counter() - started < 10
