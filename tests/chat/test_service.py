@@ -133,7 +133,7 @@ def test_slash_commands_need_no_model_and_are_told_to_one(
     assert ask(chats, "how low?", model_id=MODEL, chat_id=chat.id).unverified == ()
     roles = [message["role"] for message in server.requests[0].json["messages"]]
     assert roles == ["system", "user", "assistant", "tool", "user"]
-    with pytest.raises(ChatError, match="/rank"):
+    with pytest.raises(ChatError, match="rank"):
         ask(chats, "/rnak eval_loss", chat_id=chat.id)
 
 
