@@ -96,10 +96,10 @@ def _write_run(
         rows = []
         for step, value in points:
             at = began + (end - began) * step // last_step
-            rows.append((key, *_stored(value), at, step, run_id))
-        kept = [(key, value, at, step, is_nan, id) for key, value, is_nan, at, step, id in rows]
-        _insert(database, "metrics", kept)
-        _insert(database, "latest_metrics", [max(kept, key=lambda point: point[3])])
+            number, is_nan = _stored(value)
+            rows.append((key, number, at, step, is_nan, run_id))
+        _insert(database, "metrics", rows)
+        _insert(database, "latest_metrics", [max(rows, key=lambda row: row[3])])
 
 
 def _stored(value: float) -> tuple[float, bool]:

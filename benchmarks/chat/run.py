@@ -52,8 +52,9 @@ class Halted(Exception):
     """Not all questions were asked. The text says why."""
 
 
-def main() -> int:
-    options = _options()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Asks, and says what came of it. arguments: None: of the command line."""
+    options = _options(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with asking.settings(folder):
@@ -62,7 +63,7 @@ def main() -> int:
                 return _run(options, bench, folder, model_id)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,7 +84,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--record", action="store_true", help="into the table by which the chat recommends models"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.record and (options.model == SCRIPTED or options.limit):
         parser.error("--record is for all questions and a real model")
     return options

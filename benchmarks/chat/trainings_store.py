@@ -126,10 +126,10 @@ def _ill(random: np.random.Generator) -> list[Run]:
         (step, float(np.round((5200 if step < 600 else 1900) + random.normal(0, 60), 1)))
         for step in range(10, 1001, 10)
     ]
-    cut = {
+    cut: dict[str, Points] = {
         metric: [point for point in points if point[0] <= 420] for metric, points in _healthy(random).items()
     }
-    lost = {
+    lost: dict[str, Points] = {
         metric: [point for point in points if point[0] <= 250] for metric, points in _healthy(random).items()
     }
     error = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB"
