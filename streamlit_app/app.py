@@ -20,6 +20,8 @@ def main() -> None:
         st.Page(
             "views/compare.py", title="Compare", url_path="compare", icon=":material/stacked_line_chart:"
         ),
+        st.Page("views/chat.py", title="Chat", url_path="chat", icon=":material/forum:"),
+        st.Page("views/usage.py", title="Usage", url_path="usage", icon=":material/payments:"),
         st.Page("views/settings.py", title="Settings", url_path="settings", icon=":material/settings:"),
     ]
     page = st.navigation(pages, position="top" if identity.is_let_in() else "hidden")

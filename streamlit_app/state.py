@@ -6,6 +6,8 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
@@ -13,6 +15,11 @@ from ftlab_mlflow.analytics.reader import RunReader, open_reader
 from ftlab_mlflow.analytics.run_feed import ENDED_FRESH_S, RunFeed
 from ftlab_mlflow.analytics.run_table import RunTable
 from ftlab_mlflow.app_store import AppStore, Preferences
+from ftlab_mlflow.chat.offers import Group, offers
+from ftlab_mlflow.chat.plugins import load_providers
+from ftlab_mlflow.chat.provider import Provider, Surroundings
+from ftlab_mlflow.chat.service import ChatService
+from ftlab_mlflow.chat.tracing import Tracer
 from ftlab_mlflow.control.client import LiveRun
 from ftlab_mlflow.errors import AppStoreError, ConfigError
 from streamlit_app import identity
@@ -21,6 +28,8 @@ logger = logging.getLogger("ftlab_mlflow")
 _TROUBLE = "preferences trouble"
 _ASK_AGAIN_S = 30.0
 """Seconds until an app database that did not answer is asked again: each time may take a while."""
+_OFFERS_S = 60.0
+"""Seconds until servers of models are asked again what they serve."""
 
 
 @st.cache_resource
@@ -61,6 +70,12 @@ def save_preferences(chosen: Preferences) -> None:
     user = identity.user().name
     app_store().save(user, chosen)
     st.session_state[f"preferences of {user}"] = chosen
+
+
+def choose(**values: Any) -> None:
+    """Keeps some preferences; the others stay as they are kept, also by another tab meanwhile."""
+    now = app_store().preferences(identity.user().name)
+    save_preferences(Preferences.checked(now.model_dump() | values))
 
 
 def tracking_uri() -> str:
@@ -107,9 +122,39 @@ def run_feed(run_id: str) -> RunFeed:
     return _run_feed(tracking_uri(), run_id)
 
 
-def live_run(run_id: str) -> LiveRun:
-    """The run to send requests to."""
-    return LiveRun(run_id, tracking_uri=tracking_uri(), by=by(), via="dashboard")
+def live_run(run_id: str, via: str = "dashboard") -> LiveRun:
+    """The run to send requests to. via: With what a person does, as requests say it."""
+    return LiveRun(run_id, tracking_uri=tracking_uri(), by=by(), via=via)
+
+
+def model_offers() -> Sequence[Group]:
+    """The models that there are to choose from; servers are asked again after a while."""
+    return _offers(tracking_uri())
+
+
+@st.cache_resource(max_entries=8, show_spinner=False, ttl=_OFFERS_S)
+def _offers(uri: str) -> Sequence[Group]:
+    return offers(_providers(uri))
+
+
+def chats() -> ChatService:
+    """This person's chats, about the runs of the tracking store."""
+    return _chats(identity.user().name, tracking_uri())
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _chats(user: str, uri: str) -> ChatService:
+    return ChatService(user, uri, app_store(), _providers(uri), _tracer())
+
+
+@st.cache_resource(show_spinner=False)
+def _tracer() -> Tracer:
+    return Tracer()
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _providers(uri: str) -> Mapping[str, Provider]:
+    return load_providers(Surroundings(uri))
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)

@@ -103,7 +103,7 @@ def figure(
     if markers and place is not None:
         x = marked([marker for marker, _ in markers], place, view.axis)
         traces.append(_marks(markers, x))
-        layout["shapes"] = [_upright(position) for position in np.unique(x[np.isfinite(x)]).tolist()]
+        layout["shapes"] = [upright(position) for position in np.unique(x[np.isfinite(x)]).tolist()]
     return {"data": traces, "layout": layout}
 
 
@@ -215,7 +215,7 @@ def _marks(markers: Sequence[tuple[Marker, str]], x: NDArray[np.float64]) -> dic
     }
 
 
-def _upright(x: float) -> dict[str, Any]:
+def upright(x: float) -> dict[str, Any]:
     """A line over the whole height of the chart."""
     line = {"color": palette.FAINT, "width": 1, "dash": "dot"}
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "y domain", "line": line}

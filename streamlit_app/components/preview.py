@@ -18,11 +18,13 @@ from streamlit_app.components.text import plotly
 _HEIGHT = 170
 
 
-def show(surface: Surface, edited: Mapping[str, Scalar]) -> None:
+def show(surface: Surface, edited: Mapping[str, Scalar], key: str = "preview chart") -> None:
     """One small chart: today's plan, and what the edited rate makes of it with either schedule.
 
     Args:
-        surface: Of a run with a learning rate. edited: New values by parameter.
+        surface: Of a run with a learning rate.
+        edited: New values by parameter.
+        key: Of the chart on its page.
     """
     curves: dict[str, Curve] = {}
     reason = ""
@@ -45,13 +47,13 @@ def show(surface: Surface, edited: Mapping[str, Scalar]) -> None:
         else:
             curves[label] = curve
     if curves:
-        _chart(curves)
+        _chart(curves, key)
     if reason:
         st.caption("The rest of the run cannot be foreseen in full:")
         st.text(reason)
 
 
-def _chart(curves: Mapping[str, Curve]) -> None:
+def _chart(curves: Mapping[str, Curve], key: str) -> None:
     layout = {
         "margin": {"l": 8, "r": 8, "t": 4, "b": 40},
         "showlegend": len(curves) > 1,
@@ -65,7 +67,7 @@ def _chart(curves: Mapping[str, Curve]) -> None:
     title = "Learning rate over the rest of the run"
     st.caption(title)
     chart = {"data": traces, "layout": layout}
-    plot.show(chart, "preview chart", title, _HEIGHT, {"displayModeBar": False})
+    plot.show(chart, key, title, _HEIGHT, {"displayModeBar": False})
 
 
 def _trace(number: int, label: str, curve: Curve, count: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from ftlab_mlflow.control.ledger import Entry
-from ftlab_mlflow.control.view import RunView, progress_of, reasoned_text
+from ftlab_mlflow.control.view import RequestProgress, RunView, progress_of, reasoned_text
 from streamlit_app.components import sending
 
 _SHOWN = 5
@@ -35,12 +35,16 @@ def show(view: RunView, closed: str | None) -> None:
                 st.text("Not yet among the run's tags.")
 
 
+def badge(way: RequestProgress) -> None:
+    """How far a request is, in a word."""
+    icon = _ICONS.get(way.stage, ":material/schedule:")
+    st.badge(way.stage, icon=icon, color=_COLORS.get(way.stage, "gray"))
+
+
 def _entry(view: RunView, entry: Entry, *, disabled: bool) -> None:
     way = progress_of(entry, view)
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-        st.badge(
-            way.stage, icon=_ICONS.get(way.stage, ":material/schedule:"), color=_COLORS.get(way.stage, "gray")
-        )
+        badge(way)
         st.text(reasoned_text(entry))
     st.text(way.text)
     if way.stale and entry.update:

@@ -1,0 +1,164 @@
+"""Questions under way: an answer goes on in the background, also while its page is reloaded or closed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import streamlit as st
+
+from ftlab_mlflow.app_store.chats import Chat
+from ftlab_mlflow.chat.running import Running
+from ftlab_mlflow.errors import FTLabError
+from streamlit_app import state
+
+CHAT = "chat"
+"""The name of the chat's id in the address."""
+_OPEN = "chat open"
+_TROUBLE = "chat trouble"
+_LAST = "last question"
+_SCROLL = "scroll to the question"
+_AGAIN_S = 3.0
+"""Streamlit may give one question to two runs of the script: the same one so soon is the same one."""
+_TITLE = 80
+"""Characters of a chat's title, as its first question gives it."""
+_TO_THE_END = """<script>(() => {
+  const page = document.querySelector("[data-testid=stMain]");
+  const scroll = () => page?.scrollTo({ top: page.scrollHeight });
+  [50, 250, 600].forEach(delay => setTimeout(scroll, delay));
+})()</script>"""
+_KEPT = 100
+"""Answers that are over and still remembered, for pages that have not looked since."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and its answer as far as it is.
+
+    Attributes:
+        position: Of the question among the messages of its chat.
+    """
+
+    question: str
+    position: int
+    running: Running
+
+
+@dataclass
+class _Answers:
+    """By chat: ids are unique, and a page gets those of its person only from the store."""
+
+    by_chat: dict[str, Asked] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@st.cache_resource
+def _answers() -> _Answers:
+    return _Answers()
+
+
+def asked(chat: Chat | None) -> Asked | None:
+    """The last question of a chat that this process has answered, or answers now."""
+    return None if chat is None else _answers().by_chat.get(chat.id)
+
+
+def opened() -> Chat | None:
+    """The chat in the address, or the one that was open on this page before; None is a new one.
+
+    Raises:
+        ChatNotFound: This person has no such chat.
+    """
+    chat_id = st.query_params.get(CHAT) or st.session_state.pop(_OPEN, None)
+    if not chat_id:
+        return None
+    service = state.chats()
+    chat = service.store.chats.get(service.user, chat_id)
+    go_to(chat.id)
+    return chat
+
+
+def go_to(chat_id: str | None) -> None:
+    """Shows another chat, or an empty page for a new one."""
+    st.session_state[_OPEN] = chat_id
+    if chat_id is None:
+        st.query_params.pop(CHAT, None)
+    elif st.query_params.get(CHAT) != chat_id:
+        st.query_params[CHAT] = chat_id
+
+
+def ask(
+    chat: Chat | None, question: str, model_id: str | None, about: Mapping[str, Any], *, again: bool = False
+) -> None:
+    """Begins an answer, in a new chat if there is none yet. Only one at a time in each chat.
+
+    Args:
+        about: What a new chat is about, as `ChatService` keeps it.
+        again: Whether it is the last question once more.
+    """
+    before, at = st.session_state.get(_LAST, (None, 0.0))
+    this = (chat and chat.id, chat and chat.length, question)
+    if not question.strip() or (before == this and time.monotonic() - at < _AGAIN_S):
+        return
+    st.session_state[_LAST] = (this, time.monotonic())
+    with trouble():
+        service = state.chats()
+        chats = service.store.chats
+        if chat is None:
+            now = chats.create(service.user, " ".join(question.split())[:_TITLE], about)
+        else:
+            now = chats.get(service.user, chat.id)
+        go_to(now.id)
+        st.session_state[_SCROLL] = True
+        options: dict[str, Any] = {"model_id": model_id, "again": again}
+        _begin(
+            now, question, lambda: Running(lambda stop: service.ask(now.id, question, stop=stop, **options))
+        )
+
+
+def _begin(chat: Chat, question: str, start: Callable[[], Running]) -> None:
+    answers = _answers()
+    with answers.lock:
+        now = answers.by_chat.get(chat.id)
+        if now is not None and not now.running.progress.is_over:
+            return
+        over = [key for key, each in answers.by_chat.items() if each.running.progress.is_over]
+        for key in over[:-_KEPT]:
+            del answers.by_chat[key]
+        answers.by_chat.pop(chat.id, None)
+        answers.by_chat[chat.id] = Asked(question, chat.length, start())
+
+
+def scroll() -> None:
+    """Once after a question: shows the end of the page, wherever the person was on it.
+
+    Streamlit keeps to the end by itself from there on. Called last on a page.
+    """
+    if st.session_state.pop(_SCROLL, False):
+        # The time makes it another element for each question: the browser runs one only when it is new.
+        st.html(f"{_TO_THE_END}<!-- {time.time()} -->", unsafe_allow_javascript=True)
+
+
+def stop(chat_id: str) -> None:
+    """Ends the answer of a chat with what it has."""
+    if found := _answers().by_chat.get(chat_id):
+        found.running.stop()
+
+
+@contextmanager
+def trouble() -> Iterator[None]:
+    """What goes wrong in a callback is said on the page that it leads to."""
+    try:
+        yield
+    except FTLabError as error:
+        st.session_state[_TROUBLE] = str(error)
+
+
+def show_trouble() -> None:
+    """Says it."""
+    if text := st.session_state.pop(_TROUBLE, None):
+        st.error("That could not be done.", icon=":material/error:")
+        st.text(text)

@@ -1,0 +1,201 @@
+"""Which model answers, how varied and how long; what it costs; which one to advise. Kept for each person."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import streamlit as st
+
+from ftlab_mlflow.app_store.chats import Chat
+from ftlab_mlflow.chat import context, history, prompt
+from ftlab_mlflow.chat.choice import DEFAULT_VARIABLE, estimate
+from ftlab_mlflow.chat.model import Model, Price
+from ftlab_mlflow.chat.offers import DEFAULT_MODEL, Group, Offer, this_day
+from ftlab_mlflow.chat.provider import Request, UserMessage
+from ftlab_mlflow.chat.recommendation import recommend
+from ftlab_mlflow.chat.service import exchanges
+from ftlab_mlflow.errors import ChatError
+from streamlit_app import state
+from streamlit_app.components.chat_asking import trouble
+from streamlit_app.components.chat_cost import dollars
+from streamlit_app.components.text import plain
+
+_MODEL, _TEMPERATURE, _TOKENS = "chat model", "chat temperature", "chat tokens"
+_NEEDS = {"one look-up": "Which run is best?", "several steps": "Why is it best, and what should I do then?"}
+"""Questions that stand for what `recommend` tells apart."""
+
+
+def show(chat: Chat | None, *, disabled: bool) -> str:
+    """The selector with what belongs to it. Returns the id of the model that is chosen."""
+    groups = sorted(state.model_offers(), key=lambda group: group.why_not is not None)
+    offered = {offer.model.id: offer for group in groups for offer in _in_order(group)}
+    wanted = state.preferences().chat_model or os.environ.get(DEFAULT_VARIABLE) or DEFAULT_MODEL
+    chosen = _id_of(wanted, offered)
+    names = list(offered) if chosen in offered else [chosen, *offered]
+    row: dict[str, Any] = {"horizontal": True, "vertical_alignment": "center", "gap": "small", "wrap": False}
+    with st.container(**row, width=480, key="model row"):
+        st.selectbox(
+            "Model",
+            names,
+            index=names.index(chosen),
+            format_func=lambda name: _label(name, offered.get(name)),
+            key=_MODEL,
+            label_visibility="collapsed",
+            disabled=disabled,
+            on_change=_chosen,
+            required=True,
+        )
+        with st.popover("", icon=":material/tune:", key="model menu", help="The model", disabled=disabled):
+            _settings()
+            _advice(groups)
+    _said(chat, offered.get(chosen), chosen)
+    return chosen
+
+
+def usable(groups: Sequence[Group]) -> bool:
+    """Whether there is a model that can answer."""
+    return any(offer.why_not is None for group in groups for offer in group.offers)
+
+
+def _in_order(group: Group) -> list[Offer]:
+    """Those that can be used first, those that retire after these."""
+    return sorted(
+        group.offers, key=lambda offer: (offer.why_not is not None, offer.model.retires is not None)
+    )
+
+
+def _id_of(wanted: str, offered: dict[str, Offer]) -> str:
+    """The id that a name means; the name where none is known."""
+    if wanted in offered:
+        return wanted
+    same = [id for id, offer in offered.items() if offer.model.name == wanted]
+    return same[0] if same else wanted
+
+
+def _label(name: str, offer: Offer | None) -> str:
+    if offer is None:
+        return f"{name} · unknown"
+    model = offer.model
+    room = f"{_thousands(model.context_tokens)} context" if model.context_tokens else "context unknown"
+    parts = [model.endpoint, model.name, room, offer.price_class or "price unknown"]
+    return " · ".join([*parts, *(_why_short(offer) if offer.why_not else offer.marks)])
+
+
+def _why_short(offer: Offer) -> list[str]:
+    if offer.model.retires is not None and offer.model.retires <= this_day():
+        return ["retired"]
+    if offer.model.has_tools is False:
+        return ["no tools"]
+    return ["no key" if "needs a key" in (offer.why_not or "") else "unavailable"]
+
+
+def _thousands(tokens: int) -> str:
+    return f"{tokens / 1e6:.3g}M" if tokens >= 1_000_000 else f"{tokens / 1000:.0f}k"
+
+
+def _chosen() -> None:
+    with trouble():
+        state.choose(chat_model=st.session_state[_MODEL])
+
+
+def _settings() -> None:
+    chosen = state.preferences()
+    st.number_input(
+        "Temperature",
+        0.0,
+        2.0,
+        value=chosen.chat_temperature,
+        step=0.1,
+        key=_TEMPERATURE,
+        placeholder="the model's own",
+        on_change=_set,
+        help="How varied answers are. Some models take none; the answer says so then.",
+    )
+    st.number_input(
+        "Tokens of a reply, at most",
+        256,
+        32768,
+        value=chosen.chat_max_tokens,
+        step=256,
+        key=_TOKENS,
+        on_change=_set,
+    )
+
+
+def _set() -> None:
+    with trouble():
+        state.choose(
+            chat_temperature=st.session_state[_TEMPERATURE], chat_max_tokens=int(st.session_state[_TOKENS])
+        )
+
+
+def _advice(groups: Sequence[Group]) -> None:
+    """Which model to take for which questions, and on what grounds."""
+    try:
+        found = {need: recommend(question, groups) for need, question in _NEEDS.items()}
+    except ChatError as error:
+        st.caption(plain(error))
+        return
+    for need, advice in found.items():
+        if advice is not None:
+            st.markdown(f"Advised for {need}: **{plain(advice.model.id)}**")
+            st.caption(plain(advice.reason))
+    for group in groups:
+        if group.why_not:
+            st.caption(f":material/block: {plain(group.endpoint)}: {plain(group.why_not)}")
+
+
+def _said(chat: Chat | None, offer: Offer | None, chosen: str) -> None:
+    """What the chosen model costs, or why it cannot answer."""
+    if offer is None:
+        st.caption(f":material/warning: No model {plain(chosen)} is known here. Choose another one.")
+    elif offer.why_not:
+        st.caption(
+            f":material/warning: {plain(chosen)} cannot answer: {plain(offer.why_not)}. Choose another one, "
+            "or type a command such as /help."
+        )
+    else:
+        st.caption(plain(" · ".join(_cost(chat, offer.model))))
+
+
+def _cost(chat: Chat | None, model: Model) -> list[str]:
+    if model.price is None:
+        return ["price unknown, so the cost of answers is not known"]
+    about = estimate(model, _input_tokens(chat))
+    return [*prices(model.price), f"next question about {dollars(about)}"]
+
+
+def prices(price: Price) -> list[str]:
+    """US dollars per million tokens, in words."""
+    said = []
+    for tier in sorted(price.tiers, key=lambda tier: tier.above_tokens):
+        cached = "" if tier.cached is None else f", {_rate(tier.cached)} cached"
+        above = f" above {_thousands(tier.above_tokens)} tokens" if tier.above_tokens else ""
+        said.append(f"{_rate(tier.input)} in{cached}, {_rate(tier.output)} out{above}")
+    return [*said[:-1], f"{said[-1]} per million tokens"]
+
+
+def _rate(usd: float) -> str:
+    digits = f"{usd:.4g}"
+    return f"${digits}0" if digits[-2:-1] == "." else f"${digits}"
+
+
+def _input_tokens(chat: Chat | None) -> int:
+    """About how many tokens the next question sends."""
+    if chat is None:
+        return _tokens_before()
+    kept, key = st.session_state.get("chat tokens before", ("", 0)), f"{chat.id} {chat.length}"
+    if kept[0] != key:
+        kept = (key, context.size(Request("", "", history.messages(exchanges(chat)))))
+        st.session_state["chat tokens before"] = kept
+    return _tokens_before() + int(kept[1])
+
+
+@lru_cache
+def _tokens_before() -> int:
+    """Of the system prompt, the tools and a question of usual length."""
+    question = UserMessage("Which of these runs has the lowest eval loss, and what was different in it?")
+    return context.size(Request("", prompt.system(this_day()), [question], prompt.tool_specs()))

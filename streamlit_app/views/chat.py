@@ -1,0 +1,121 @@
+"""Ask the runs: chats beside, what they are about above, the answer as it comes, and the model below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import streamlit as st
+
+from ftlab_mlflow.app_store.chats import Chat
+from ftlab_mlflow.chat import slash
+from ftlab_mlflow.chat.running import Called
+from ftlab_mlflow.errors import ChatNotFound
+from streamlit_app import state
+from streamlit_app.components import (
+    chat_about,
+    chat_asking,
+    chat_messages,
+    chat_model,
+    chat_sessions,
+    chat_start,
+    chat_text,
+    plot,
+)
+from streamlit_app.components.chat_asking import Asked
+from streamlit_app.components.chat_links import links
+
+# Seconds between two looks at an answer in the making.
+_LOOK_S = 0.2
+_STYLE = """<style>
+.stBottomBlockContainer, [data-testid=stBottomBlockContainer] { padding: 0.5rem 2rem 1rem; }
+@media (max-width: 640px) { [data-testid=stBottomBlockContainer] { padding: 0.5rem 1rem 1rem; } }
+.st-key-chats button, .st-key-chats button > div { justify-content: flex-start; width: 100%; }
+</style>"""
+
+
+def show() -> None:
+    """The page; the chat's id is in the address."""
+    st.html(_STYLE)
+    chat_text.style()
+    state.run_table().look()
+    try:
+        chat = chat_asking.opened()
+    except ChatNotFound as error:
+        chat = None
+        chat_asking.go_to(None)
+        st.warning("There is no such chat, or it was deleted.", icon=":material/search_off:")
+        st.text(str(error))
+    asked = chat_asking.asked(chat)
+    is_busy = asked is not None and not asked.running.progress.is_over
+    if chat is not None and asked is not None and not is_busy and chat.length < asked.position + 2:
+        chat = chat_asking.opened()  # its answer was kept after it was read
+    with st.sidebar:
+        chat_sessions.show(chat)
+    chat_asking.show_trouble()
+    if chat is not None:
+        chat_sessions.head(chat)
+    about = chat_about.show(chat)
+    with st.bottom:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="foot"):
+            model_id = chat_model.show(chat, disabled=is_busy)
+            if is_busy and chat is not None:
+                how: dict[str, Any] = {"on_click": chat_asking.stop, "args": (chat.id,)}
+                st.button("Stop", icon=":material/stop:", key="stop", **how)
+        ask = partial(_ask, chat, model_id, about)
+        st.chat_input(
+            "An answer is on its way" if is_busy else "Ask your runs, or type / for a command",
+            key="question",
+            disabled=is_busy,
+            on_submit=_submitted,
+            args=(ask,),
+        )
+    if chat is None:
+        chat_start.show(state.model_offers(), ask)
+    else:
+        look = chat_messages.Look(links(each.data for each in chat.messages), partial(ask, again=True))
+        _conversation(chat, asked, look, is_busy=is_busy)
+    plot.load()
+    chat_asking.scroll()
+
+
+def _conversation(chat: Chat, asked: Asked | None, look: chat_messages.Look, *, is_busy: bool) -> None:
+    if asked is None or not is_busy:
+        chat_messages.kept(chat, look, chat.length)
+        last = chat.messages[-1] if chat.messages else None
+        if last is not None and last.role == "user":
+            error = asked.running.progress.error if asked and asked.position == last.position else None
+            text = error or "The program that was to answer has ended, or another one answers just now."
+            chat_messages.unanswered(text, last.text, look)
+        return
+    chat_messages.kept(chat, look, asked.position)
+    chat_messages.question(asked.question)
+
+    @st.fragment(run_every=_LOOK_S, key="answering")
+    def fragment() -> None:
+        progress = asked.running.progress
+        if progress.is_over:
+            st.rerun()
+        is_command = slash.is_command(asked.question)
+        results = [part.run.result for part in progress.parts if isinstance(part, Called) and part.run]
+        own = replace(look, links=links([*(each.data for each in chat.messages), *results]))
+        chat_messages.progress(progress, own, asked.position + 1, is_command=is_command)
+
+    fragment()
+
+
+def _submitted(ask: Any) -> None:
+    ask(st.session_state["question"])
+
+
+def _ask(
+    chat: Chat | None, model_id: str, about: Mapping[str, Any], question: str, *, again: bool = False
+) -> None:
+    chat_asking.ask(chat, question or "", model_id, about, again=again)
+    if chat is None:
+        chat_about.clear()
+
+
+show()

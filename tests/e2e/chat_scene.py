@@ -1,0 +1,143 @@
+"""What the tests of the chat in a browser act in: runs, a training that goes on, models on loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from model_servers import Answer, Call, Failure, Reply, Tokens
+
+from ftlab_mlflow import LiveRun
+from ftlab_mlflow.errors import NotLive, RunNotFound
+
+LIVE = "cosine live"
+FIRST_HALF = "Looking at both runs, **"
+SECOND_HALF = "low-lr** has the lowest eval loss, 0.31, after 42 % fewer steps."
+TRAINING = """
+import sys, time
+import mlflow, torch
+from ftlab_mlflow import LiveLoop
+
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3000)
+with LiveLoop(optimizer, scheduler, max_steps=3000, run_name=sys.argv[1], poll_interval=0.1) as live:
+    for step in range(3000):
+        optimizer.zero_grad()
+        loss = model(torch.randn(8, 4)).square().mean()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        if step % 20 == 0:
+            mlflow.log_metric("loss", loss.item(), step=step + 1)
+        if live.step():
+            break
+        time.sleep(0.02)
+"""
+"""A real training of a minute, with a plan of its learning rate."""
+
+
+def finished(uri: str, name: str, losses: list[float], **params: str) -> str:
+    """A run that is over; its id. losses: At steps 10, 20, …"""
+    client = MlflowClient(uri)
+    run_id: str = client.create_run("0", run_name=name).info.run_id
+    points = [Metric("eval_loss", loss, 1_700_000_000_000, 10 * at) for at, loss in enumerate(losses, 1)]
+    client.log_batch(run_id, metrics=points)
+    for key, value in params.items():
+        client.log_param(run_id, key, value)
+    client.set_terminated(run_id)
+    return run_id
+
+
+@contextmanager
+def training(uri: str, folder: Path, name: str = LIVE) -> Iterator[LiveRun]:
+    """A training in a process of its own, once it listens."""
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "training.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAINING, name], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+        try:
+            yield _listening(uri, name, process, folder)
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def _listening(uri: str, name: str, process: subprocess.Popen[bytes], folder: Path) -> LiveRun:
+    end = time.monotonic() + 60
+    while True:
+        try:
+            run = LiveRun(name, tracking_uri=uri)
+            if run.status().state == "running":
+                return run
+        except (RunNotFound, NotLive):
+            pass
+        is_over = process.poll() is not None or time.monotonic() > end
+        assert not is_over, (folder / "training.log").read_text()[-2000:]
+        time.sleep(0.1)
+
+
+@dataclass
+class Script:
+    """What a model replies, by a word of the question; the same for both wire formats.
+
+    Attributes:
+        go_on: Set by a test to let the second half of a held reply come.
+        failures: Are given first, whatever is asked.
+        tries: How often each question was asked, by its first word.
+    """
+
+    go_on: Event = field(default_factory=Event)
+    failures: list[Failure] = field(default_factory=list)
+    replies: dict[str, Callable[[bool], Answer]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rank = Call("rank_runs", {"experiment": "Default", "metric": "eval_loss"})
+        plot = Call("plot_metrics", {"runs": ["low-lr", "high-lr"], "metrics": ["eval_loss"]})
+        half = Call(
+            "propose_update", {"run": LIVE, "values": {"learning_rate": 5e-4}, "reason": "the loss is flat"}
+        )
+        held = Reply(
+            FIRST_HALF + SECOND_HALF, hold=self.go_on, hold_at=5, usage=Tokens(1200, 60, cached=1000)
+        )
+        self.replies |= {
+            "lowest": lambda has_results: held if has_results else Reply("I rank them.", calls=[rank]),
+            "plot": lambda has_results: (
+                Reply("`low-lr` ends lower than `high-lr`.") if has_results else Reply(calls=[plot])
+            ),
+            "halve": lambda has_results: (
+                Reply("I propose half the rate; nothing has been changed.")
+                if has_results
+                else Reply(calls=[half])
+            ),
+            "endless": lambda has_results: Reply("One two three four five six", hold=Event(), hold_at=4),
+        }
+
+    def __call__(self, request: Mapping[str, Any]) -> Answer:
+        if self.failures:
+            return self.failures.pop(0)
+        messages = request["messages"]
+        asked = next(
+            text for each in reversed(messages) if each["role"] == "user" if (text := _words(each["content"]))
+        )
+        has_results = not (messages[-1]["role"] == "user" and _words(messages[-1]["content"]))
+        word = next((word for word in self.replies if word in asked.lower()), None)
+        return self.replies[word](has_results) if word else Reply("I do not know.")
+
+
+def _words(content: Any) -> str:
+    """What a person said in a message, in either wire format; nothing where it holds results."""
+    if isinstance(content, str):
+        return content
+    return " ".join(each["text"] for each in content if each["type"] == "text")
