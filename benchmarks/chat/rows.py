@@ -93,13 +93,13 @@ def _write_run(
     _insert(database, "tags", [(key, value, run_id) for key, value in tags.items()])
     for key, points in run.metrics.items():
         last_step = max((step for step, _ in points), default=0) or 1
-        rows = []
+        kept: list[tuple[str, float, int, int, bool, str]] = []
         for step, value in points:
             at = began + (end - began) * step // last_step
             number, is_nan = _stored(value)
-            rows.append((key, number, at, step, is_nan, run_id))
-        _insert(database, "metrics", rows)
-        _insert(database, "latest_metrics", [max(rows, key=lambda row: row[3])])
+            kept.append((key, number, at, step, is_nan, run_id))
+        _insert(database, "metrics", kept)
+        _insert(database, "latest_metrics", [max(kept, key=lambda point: point[3])])
 
 
 def _stored(value: float) -> tuple[float, bool]:

@@ -81,24 +81,21 @@ _ROWS: Sequence[tuple[str, str, Callable[[float], str]]] = (
 )
 
 
+_NEEDS = {"lookup": "all of one call", "multi_step": "all of several calls or questions"}
+
+
 def tables(results: Collection[Result], seed: int) -> str:
     """The scores in Markdown: all of them, then how many are right by category and by need."""
     found = scores(results, seed)
     first = [[text, found[name].text(form)] for name, text, form in _ROWS]
     second = []
-    for kind, names in (("category", CATEGORIES), ("need", ("lookup", "multi_step"))):
-        for name in names:
+    for kind, names in (("category", dict(zip(CATEGORIES, CATEGORIES, strict=True))), ("need", _NEEDS)):
+        for name, text in names.items():
             own = [result for result in results if getattr(result, kind) == name]
             if own:
-                right = sum(result.is_right for result in own)
-                second.append(
-                    [
-                        name,
-                        str(len({r.fact for r in own})),
-                        f"{right} of {len(own)}",
-                        right_share(own).text(_percent),
-                    ]
-                )
+                facts = len({result.fact for result in own})
+                right = f"{sum(result.is_right for result in own)} of {len(own)}"
+                second.append([text, str(facts), right, right_share(own).text(_percent)])
     head = ["what was asked", "facts", "right", "share (95 %)"]
     return f"{table(['score', 'value (95 %)'], first)}\n\n{table(head, second)}"
 
