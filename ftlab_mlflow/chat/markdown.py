@@ -15,11 +15,15 @@ from markdown_it.token import Token
 from ftlab_mlflow.chat.grounding import MARK
 from ftlab_mlflow.chat.visible import visible
 
+_MARK = MARK.strip()
+_STAND_IN = "\ufdd0"
+"""Stands for a mark while Markdown is read. No text has it, and no entity means it: Unicode has no such
+character. What is escaped, as a name that holds a mark, is none."""
 _ACTIVE = ("link", "image", "autolink", "html_inline", "html_block", "reference")
-_BADGE = ' <span class="ftlab-unverified" title="No tool returned this number">unverified</span>'
+_BADGE = '<span class="ftlab-unverified" title="No tool returned this number">unverified</span>'
 _NUMBER = "ftlab-number"
 """Class of a number that is not verified."""
-_MARKED = re.compile(r"[^\s\d]*\d\S*(?:\s[^\s\d]{1,16})?$")
+_MARKED = re.compile(r"([^\s\d]*\d\S*(?:\s[^\s\d]{1,16})?)( )$")
 """The number with its unit that a mark stands behind."""
 _BEFORE_MARK = 80
 """Characters in which it is looked for."""
@@ -49,7 +53,7 @@ def html(text: str, links: Mapping[str, str]) -> str:
             One letter alone is no word, digits are none, and a name that holds characters that cannot be seen
             is left out, as is an address with a scheme other than ``http`` and ``https``.
     """
-    text = visible(text)
+    text = visible(text).replace(_STAND_IN, "").replace(_MARK, _STAND_IN)
     parser = _parser()
     tokens = parser.parse(text[:_LONGEST])
     for token in tokens:
@@ -57,7 +61,7 @@ def html(text: str, links: Mapping[str, str]) -> str:
     contents = "\n".join(each.content for token in tokens for each in (token, *(token.children or [])))
     found = {name: href for name, href in links.items() if name in contents and _can_be_linked(name, href)}
     env = {"links": found, "words": _words(found)}
-    rest = f"<pre>{html_text.escape(text[_LONGEST:])}</pre>" if len(text) > _LONGEST else ""
+    rest = f"<pre>{_shown(text[_LONGEST:], {**env, 'words': None})}</pre>" if len(text) > _LONGEST else ""
     return f"{parser.renderer.render(tokens, parser.options, env)}{rest}"
 
 
@@ -102,7 +106,7 @@ def _highlight(tokens: Sequence[Token]) -> None:
     opened: list[Token] = []
     last = None
     for token in tokens:
-        if last is not None and token.type == "text" and token.content.startswith(MARK):
+        if last is not None and token.type == "text" and token.content.startswith(f" {_STAND_IN}"):
             last.attrSet("class", _NUMBER)
         last = token if token.type == "code_inline" else None
         if token.nesting == 1:
@@ -113,7 +117,7 @@ def _highlight(tokens: Sequence[Token]) -> None:
 
 def _shown(text: str, env: Mapping[str, Any]) -> str:
     """A text as HTML, with badges for marks."""
-    *marked, rest = visible(text).split(MARK)  # entities may have brought back what is not visible
+    *marked, rest = visible(text).split(_STAND_IN)  # entities may have brought back what is not visible
     return "".join([*(_badged(part, env) for part in marked), _linked(rest, env)])
 
 
@@ -122,7 +126,7 @@ def _badged(text: str, env: Mapping[str, Any]) -> str:
     if number is None:
         return _linked(text, env) + _BADGE
     before = _linked(text[: number.start()], env)
-    return f'{before}<span class="{_NUMBER}">{html_text.escape(number[0])}</span>{_BADGE}'
+    return f'{before}<span class="{_NUMBER}">{html_text.escape(number[1])}</span>{number[2]}{_BADGE}'
 
 
 def _can_be_linked(name: str, href: str) -> bool:

@@ -109,6 +109,7 @@ def test_what_is_not_verified_is_seen() -> None:
     assert html("| 1 |\n| - |\n| 2 [unverified] |", {}).count(f"<td>{number.format('2')}</td>") == 1
     assert html("```\nx = 3 [unverified]\n```", {}) == f"<pre><code>x = {number.format('3')}\n</code></pre>\n"
     assert html("so [unverified]", {}) == f"<p>so{BADGE}</p>\n"
+    assert html(r"`a` b \[unverified\] &#xfdd0;", {}) == "<p><code>a</code> b [unverified] \ufffd</p>\n"
 
 
 def test_names_of_runs_lead_to_them() -> None:
@@ -161,9 +162,9 @@ _CHARACTERS = "[ ] ( ) ! < > / \\ ` ``` ```` ~~~ ~~ * ** _ # - + 1. | : & ; = \"
 FRAGMENTS = [
     *_CHARACTERS.split(), " ", "\n", "\n\n", "    ", "\t", "[x]", "![x]", "](", "](https://e.example/",
     "[x]: https://e.example", "[x]: <javascript:x>", "<img src=x>", "<script>", "</script>", "<!--", "-->",
-    "<svg/onload=x>", "<a href=x>", "&lt;", "&#60;", "&#x202e;", "&NewLine;", "https://e.example",
-    "www.e.example", "me@e.example", "<https://e.example>", "\u200b", "\u202e", "\x00", "\x1b[2J", "\r", "\ud800", "| - |",
-    "mermaid", MARK, "0.42", "run-1", "> ", "- ", "***",
+    "<svg/onload=x>", "<a href=x>", "&lt;", "&#60;", "&#x202e;", "&NewLine;", "&#xfdd0;", "\ufdd0", "run-1",
+    "https://e.example", "www.e.example", "me@e.example", "<https://e.example>", "mermaid", MARK, "0.42",
+    "\u200b", "\u202e", "\x00", "\x1b[2J", "\r", "\ud800", "| - |", "> ", "- ", "***",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join) | st.text(max_size=80)
 
