@@ -13,7 +13,7 @@ import streamlit as st
 
 from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat.running import Running
-from ftlab_mlflow.errors import FTLabError
+from ftlab_mlflow.errors import ChatError, FTLabError
 from streamlit_app import state
 
 CHAT = "chat"
@@ -124,7 +124,7 @@ def _begin(chat: Chat, question: str, start: Callable[[], Running]) -> None:
     with answers.lock:
         now = answers.by_chat.get(chat.id)
         if now is not None and not now.running.progress.is_over:
-            return
+            raise ChatError("this chat is answering another question, of another tab: ask again after it")
         over = [key for key, each in answers.by_chat.items() if each.running.progress.is_over]
         for key in over[:-_KEPT]:
             del answers.by_chat[key]

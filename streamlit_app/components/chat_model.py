@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import streamlit as st
 
@@ -28,31 +27,47 @@ _NEEDS = {"one look-up": "Which run is best?", "several steps": "Why is it best,
 """Questions that stand for what `recommend` tells apart."""
 
 
-def show(chat: Chat | None, *, disabled: bool) -> str:
-    """The selector with what belongs to it. Returns the id of the model that is chosen."""
-    groups = sorted(state.model_offers(), key=lambda group: group.why_not is not None)
+def show(*, disabled: bool) -> str:
+    """The selector, and what belongs to it in a menu. Returns the id of the model that is chosen."""
+    groups = _groups()
     offered = {offer.model.id: offer for group in groups for offer in _in_order(group)}
     wanted = state.preferences().chat_model or os.environ.get(DEFAULT_VARIABLE) or DEFAULT_MODEL
-    chosen = _id_of(wanted, offered)
-    names = list(offered) if chosen in offered else [chosen, *offered]
-    row: dict[str, Any] = {"horizontal": True, "vertical_alignment": "center", "gap": "small", "wrap": False}
-    with st.container(**row, width=480, key="model row"):
-        st.selectbox(
-            "Model",
-            names,
-            index=names.index(chosen),
-            format_func=lambda name: _label(name, offered.get(name)),
-            key=_MODEL,
-            label_visibility="collapsed",
-            disabled=disabled,
-            on_change=_chosen,
-            required=True,
+    usual = _id_of(wanted, offered)
+    names = list(offered) if usual in offered else [usual, *offered]
+    chosen = st.selectbox(
+        "Model",
+        names,
+        index=names.index(usual),
+        format_func=lambda name: _label(name, offered.get(name)),
+        key=_MODEL,
+        label_visibility="collapsed",
+        disabled=disabled,
+        on_change=_chosen,
+    )
+    with st.popover("", icon=":material/tune:", key="model menu", help="The model", disabled=disabled):
+        _settings()
+        _advice(groups)
+    return chosen or usual
+
+
+def costs(chat: Chat | None, chosen: str) -> None:
+    """What the chosen model costs, or why it cannot answer."""
+    groups = _groups()
+    offer = next((each for group in groups for each in group.offers if each.model.id == chosen), None)
+    endpoint = next((group for group in groups if chosen.startswith(f"{group.endpoint}/")), None)
+    why_not = offer.why_not if offer else endpoint.why_not if endpoint else "no such model is known"
+    if offer is None or why_not:
+        st.caption(
+            f":material/warning: {plain(chosen)} cannot answer: {plain(why_not or 'it is not served')}. "
+            "Choose another one, or type a command such as /help."
         )
-        with st.popover("", icon=":material/tune:", key="model menu", help="The model", disabled=disabled):
-            _settings()
-            _advice(groups)
-    _said(chat, offered.get(chosen), chosen)
-    return chosen
+    else:
+        st.caption(plain(" · ".join(_cost(chat, offer.model))))
+
+
+def _groups() -> list[Group]:
+    """Those of which a model can be used first."""
+    return sorted(state.model_offers(), key=lambda group: group.why_not is not None)
 
 
 def usable(groups: Sequence[Group]) -> bool:
@@ -79,8 +94,8 @@ def _label(name: str, offer: Offer | None) -> str:
     if offer is None:
         return f"{name} · unknown"
     model = offer.model
-    room = f"{_thousands(model.context_tokens)} context" if model.context_tokens else "context unknown"
-    parts = [model.endpoint, model.name, room, offer.price_class or "price unknown"]
+    room = [f"{_thousands(model.context_tokens)} context"] if model.context_tokens else []
+    parts = [model.endpoint, model.name, offer.price_class or "price unknown", *room]
     return " · ".join([*parts, *(_why_short(offer) if offer.why_not else offer.marks)])
 
 
@@ -146,19 +161,6 @@ def _advice(groups: Sequence[Group]) -> None:
     for group in groups:
         if group.why_not:
             st.caption(f":material/block: {plain(group.endpoint)}: {plain(group.why_not)}")
-
-
-def _said(chat: Chat | None, offer: Offer | None, chosen: str) -> None:
-    """What the chosen model costs, or why it cannot answer."""
-    if offer is None:
-        st.caption(f":material/warning: No model {plain(chosen)} is known here. Choose another one.")
-    elif offer.why_not:
-        st.caption(
-            f":material/warning: {plain(chosen)} cannot answer: {plain(offer.why_not)}. Choose another one, "
-            "or type a command such as /help."
-        )
-    else:
-        st.caption(plain(" · ".join(_cost(chat, offer.model))))
 
 
 def _cost(chat: Chat | None, model: Model) -> list[str]:

@@ -59,11 +59,12 @@ def show() -> None:
         chat_sessions.head(chat)
     about = chat_about.show(chat)
     with st.bottom:
-        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="foot"):
-            model_id = chat_model.show(chat, disabled=is_busy)
+        with st.container(horizontal=True, gap="small", wrap=False, width=560, key="model row"):
+            model_id = chat_model.show(disabled=is_busy)
             if is_busy and chat is not None:
                 how: dict[str, Any] = {"on_click": chat_asking.stop, "args": (chat.id,)}
                 st.button("Stop", icon=":material/stop:", key="stop", **how)
+        chat_model.costs(chat, model_id)
         ask = partial(_ask, chat, model_id, about)
         st.chat_input(
             "An answer is on its way" if is_busy else "Ask your runs, or type / for a command",

@@ -1,7 +1,8 @@
-"""What a person chooses: where the runs are, under which name to ask, how often to look, how it looks."""
+"""What a person chooses: where the runs are, under which name to ask, how it looks, how the chat answers."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -9,6 +10,8 @@ import streamlit as st
 
 from ftlab_mlflow.analytics.connection import experiments_at
 from ftlab_mlflow.app_store import Preferences
+from ftlab_mlflow.chat.choice import DEFAULT_VARIABLE
+from ftlab_mlflow.chat.offers import DEFAULT_MODEL
 from ftlab_mlflow.control.mlflow_errors import without_credentials
 from ftlab_mlflow.errors import FTLabError
 from streamlit_app import identity, state
@@ -27,7 +30,8 @@ def show() -> None:
     st.title("Settings", anchor=False)
     chosen = state.preferences()
     with st.form("settings", border=False, width=640):
-        values = _runs(chosen) | _live(chosen) | _looks(chosen) | _charts(chosen)
+        parts = (_runs, _live, _looks, _charts, _chat)
+        values = {name: value for part in parts for name, value in part(chosen).items()}
         sent = st.form_submit_button("Save", type="primary", key="save")
     if sent:
         _save(chosen, values)
@@ -102,6 +106,44 @@ def _charts(chosen: Preferences) -> dict[str, Any]:
     )
     log_scale = st.toggle("Logarithmic values", value=chosen.log_scale, key="log_scale")
     return {"axis": axis, "smoothing": smoothing, "log_scale": log_scale}
+
+
+def _chat(chosen: Preferences) -> dict[str, Any]:
+    st.subheader("Chat", anchor=False)
+    model = st.text_input(
+        "Model",
+        value=chosen.chat_model or "",
+        key="chat_model",
+        placeholder=os.environ.get(DEFAULT_VARIABLE) or DEFAULT_MODEL,
+        help="Such as openai/gpt-4o-mini; the page Chat and `ftlab models` list them. Empty: the default.",
+    )
+    temperature = st.number_input(
+        "Temperature",
+        value=chosen.chat_temperature,
+        step=0.1,
+        key="chat_temperature",
+        placeholder="the model's own",
+        help="From 0 to 2: how varied answers are.",
+    )
+    tokens = st.number_input(
+        "Tokens of a reply, at most", value=chosen.chat_max_tokens, step=256, key="chat_max_tokens"
+    )
+    budget = st.number_input(
+        "US dollars a day, at most",
+        value=chosen.chat_usd_per_day,
+        step=0.5,
+        format="%g",
+        key="chat_usd_per_day",
+        placeholder="as the dashboard was started",
+        help="My own limit, where it is lower than FTLAB_CHAT_USD_PER_DAY. Days are those of UTC; answers of "
+        "unknown cost do not count.",
+    )
+    return {
+        "chat_model": model,
+        "chat_temperature": temperature,
+        "chat_max_tokens": tokens,
+        "chat_usd_per_day": budget,
+    }
 
 
 def _choice(label: str, names: dict[str, str], chosen: str, key: str, help: str | None = None) -> str | None:
