@@ -41,6 +41,9 @@ class Facts:
     Numbers are taken from everywhere but from names and from what repeats the model's own arguments, also
     where they stand in texts; the number of objects of a list or a table counts as returned. What people
     write, as the question, is no fact.
+
+    Attributes:
+        names: Names and short texts in results, which may be quoted with the numbers in them.
     """
 
     def __init__(self) -> None:

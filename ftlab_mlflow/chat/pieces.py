@@ -146,26 +146,13 @@ class Reader:
             elif mark.startswith(self._fence):
                 self._fence = ""
             return Piece(fence[0])
-        if not self._fence and (
-            number := _LIST_NUMBER.match(marks + self._text[self._at + len(marks) :][:1])
-        ):
-            return Piece(number[0])
-        return None
+        end = self._at + len(marks)
+        number = None if self._fence else _LIST_NUMBER.match(marks + self._text[end : end + 1])
+        return Piece(number[0]) if number else None
 
     def _number(self) -> Piece:
-        start, end = self._at, self._at
-        limit = start + _WINDOW
-        while True:
-            end = _IN_NUMBER.match(self._text, end, limit).end()  # type: ignore[union-attr]
-            word = _LETTERS.match(self._text, end, limit)[0]  # type: ignore[index]
-            end += len(word)
-            if (
-                not word
-                or end >= limit
-                or not (end < len(self._text) or self._is_whole)
-                or not may_belong(word)
-            ):
-                break
+        start, limit = self._at, self._at + _WINDOW
+        end = self._end_of_number(limit)
         if end < limit:
             self._peek(end - start)
         found = read(self._text[start : min(limit, end + 1)], self._behind, self._word)
@@ -176,6 +163,17 @@ class Reader:
         if length == _WINDOW:
             self._is_cut, self._cut_claim, claim = True, claim, None
         return Piece(self._text[start : start + length], claim)
+
+    def _end_of_number(self, limit: int) -> int:
+        """Behind all that may belong to the number here, and the word behind that."""
+        end, word = self._at, ""
+        while True:
+            for pattern in (_IN_NUMBER, _LETTERS):
+                found = pattern.match(self._text, end, limit)
+                word = found[0] if found else ""
+                end += len(word)
+            if end >= min(limit, len(self._text)) or not may_belong(word):
+                return end
 
     def _claimed(self) -> Piece:
         """The end of a number that is longer than what is held back."""

@@ -226,28 +226,21 @@ def _number(text: str, behind: str, word: str) -> Found | None:
     attached, end, factors, is_claim = measured
     if not is_claim or (behind.endswith("[^") and text[end : end + 1] == "]"):
         return end, None
+    end += _length(_CLOSING, text, end)
+    meanings = list(_meanings(found.groupdict(), mantissa))
+    if not meanings:  # a version
+        return end, None
     before = behind.rstrip(CURRENCIES)
     sign = _sign(before)
-    is_bare = factors is None and before == behind
+    is_bare, is_rough = factors is None and before == behind, word.lower() in ROUGH
+
+    def stated(digits: str, sign: str) -> Stated:
+        return _stated(digits, exponent, factors or (1.0,), sign=sign, is_bare=is_bare, is_rough=is_rough)
+
     readings = tuple(
-        tuple(
-            _stated(
-                digits,
-                exponent,
-                factors or (1.0,),
-                sign=sign if not place else "",
-                is_bare=is_bare,
-                is_rough=word.lower() in ROUGH,
-            )
-            for place, digits in enumerate(parts)
-        )
-        for parts in _meanings(found.groupdict(), mantissa)
+        (stated(first, sign), *(stated(each, "") for each in others)) for first, *others in meanings
     )
-    end += _length(_CLOSING, text, end)
-    if not readings:  # a version
-        return end, None
-    first = next(_meanings(found.groupdict(), mantissa))[0]
-    return end, Claim(text[:attached], (_said(first, exponent, sign),), readings)
+    return end, Claim(text[:attached], (_said(meanings[0][0], exponent, sign),), readings)
 
 
 def _meanings(kinds: dict[str, str | None], mantissa: str) -> Iterator[tuple[str, ...]]:

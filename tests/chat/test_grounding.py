@@ -96,6 +96,7 @@ def test_what_a_tool_returned_may_be_rounded_and_in_other_units(text: str) -> No
             [0.9, 0.8, 0.7, 0.6],
         ),
         ("`lr = 6e-5 [unverified], x`", [6e-5]),
+        ("**0.9 s** [unverified], `9 %` [unverified] and ($0.8 [unverified])", [0.9, 9, 0.8]),
         ("| 0.9 s [unverified] | 9% [unverified] |", [0.9, 9]),
         ("```\n0.9 [unverified]\n```", [0.9]),
         ("**15** % [unverified], 15 % [unverified]; 15 [unverified]", [15]),
