@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ftlab_mlflow.analytics import units
 from ftlab_mlflow.app_store.usage import UsageRow
 from ftlab_mlflow.chat.events import Answer
@@ -25,7 +27,7 @@ def dollars(cost: float | None) -> str:
         return "cost unknown"
     if cost == 0 or cost >= 0.1:
         return f"${cost:,.2f}"
-    return f"${cost:.4f}" if cost >= 1e-3 else f"${cost:.2g}"
+    return f"${cost:.{1 - math.floor(math.log10(cost))}f}"  # two figures
 
 
 def known_cost(row: UsageRow) -> str:
