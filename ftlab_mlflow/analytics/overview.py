@@ -189,6 +189,7 @@ def param_effects(
     policy = {
         **counting(agg, statuses),
         **runs.policy,
+        "correlation": "Spearman's, low and high being its 95 % interval",
         "meaning": "a relation among these runs, not a cause: parameters may have been changed together",
     }
     return listed(rows, arguments=arguments, offset=offset, limit=limit, omitted=omitted, policy=policy)
