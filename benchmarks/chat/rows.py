@@ -99,7 +99,8 @@ def _write_run(
             number, is_nan = _stored(value)
             kept.append((key, number, at, step, is_nan, run_id))
         _insert(database, "metrics", kept)
-        _insert(database, "latest_metrics", [max(kept, key=lambda point: point[3])])
+        newest = max(kept, key=lambda point: point[3])
+        _insert(database, "latest_metrics", [newest])
 
 
 def _stored(value: float) -> tuple[float, bool]:

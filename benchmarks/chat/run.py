@@ -143,6 +143,8 @@ def _run(options: argparse.Namespace, bench: Bench, folder: Path, model_id: str)
         halted = "interrupted"
     wanted = {(fact.id, way) for fact, way in questions}
     results = [result for key, result in log.results.items() if key in wanted]
+    if halted:  # what has no answer yet is not wrong
+        results = [result for result in results if result.error is None]
     text = tables(results, options.seed)
     scores: dict[str, Any] = {
         "head": _head(options, bench, model_id),
@@ -162,6 +164,9 @@ def _run(options: argparse.Namespace, bench: Bench, folder: Path, model_id: str)
         )
         return 1
     if options.record:
+        if errors := [result for result in results if result.error]:
+            print(f"Not recorded: {len(errors)} questions have no answer; ask again.", file=sys.stderr)
+            return 1
         record(measured(results, model_id, f"{datetime.now(UTC):%Y-%m-%d}"))
     return int(is_scripted and not all(result.is_right for result in results))
 
