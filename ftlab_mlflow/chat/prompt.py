@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import date
+from functools import cache
 from typing import Any
 
 from ftlab_mlflow.analytics.tools import TOOLS
@@ -79,6 +80,7 @@ def data_of(text: str) -> Any:
     return json.loads(text[text.index(">") + 1 : text.rindex("<")])
 
 
-def tool_specs() -> list[ToolSpec]:
-    """The tools as a model is told of them."""
-    return [ToolSpec(tool.name, tool.description, tool.schema) for tool in TOOLS.values()]
+@cache
+def tool_specs() -> tuple[ToolSpec, ...]:
+    """The tools as a model is told of them. Made once: a schema takes a millisecond or two."""
+    return tuple(ToolSpec(tool.name, tool.description, tool.schema) for tool in TOOLS.values())
