@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from streamlit_app import identity, state
+from streamlit_app import garbage, identity, state
 from streamlit_app.components import appearance, banner, page_change
 
 
@@ -33,6 +33,7 @@ def main() -> None:
         st.text(trouble)
     banner.errors_of(page.run)
     banner.errors_of(lambda: appearance.apply(state.preferences().theme))
+    garbage.leave_out_modules()
 
 
 main()

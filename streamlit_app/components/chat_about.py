@@ -11,17 +11,18 @@ from ftlab_mlflow.analytics.comparison import MAX_RUNS
 from ftlab_mlflow.analytics.run_table import RunRow, ordered
 from ftlab_mlflow.app_store.chats import Chat
 from streamlit_app import state
-from streamlit_app.components.chat_asking import trouble
+from streamlit_app.components.chat_trouble import trouble
 from streamlit_app.components.text import plain
 
 _OFFERED = 500
 """Runs that can be picked; a question may name any."""
+_FIELDS = ("experiment", "runs", "goal")
 _DRAFT = "chat draft"
 """What the next chat is about, until its first question makes it."""
 
 
-def show(chat: Chat | None) -> Mapping[str, Any]:
-    """The fields; what a change says is kept in the chat at once. Returns what a new chat is about."""
+def show(chat: Chat | None) -> None:
+    """The fields; what a change says is kept in the chat at once."""
     about = _kept(chat)
     rows = state.run_table().rows()
     picked: list[str] = list(about.get("runs", ()))
@@ -55,12 +56,13 @@ def show(chat: Chat | None) -> Mapping[str, Any]:
             max_chars=500,
             **_field(chat, "goal"),
         )
-    return about
 
 
-def clear() -> None:
-    """The next new chat is about nothing yet."""
-    st.session_state.pop(_DRAFT, None)
+def begun() -> dict[str, Any]:
+    """What the new chat is about that begins now, as its fields say; the next one is about nothing yet."""
+    typed = {name: st.session_state.get(_key(None, name)) for name in _FIELDS}
+    kept: dict[str, Any] = st.session_state.pop(_DRAFT, {})
+    return kept | {name: value for name, value in typed.items() if value is not None}
 
 
 def _kept(chat: Chat | None) -> Mapping[str, Any]:
@@ -72,8 +74,12 @@ def _kept(chat: Chat | None) -> Mapping[str, Any]:
 
 def _field(chat: Chat | None, name: str) -> dict[str, Any]:
     """Key and callback of a field."""
-    key = f"about {name} {chat.id if chat else 'new'}"
+    key = _key(chat, name)
     return {"key": key, "on_change": _changed, "args": (chat, name, key)}
+
+
+def _key(chat: Chat | None, name: str) -> str:
+    return f"about {name} {chat.id if chat else 'new'}"
 
 
 def _changed(chat: Chat | None, name: str, key: str) -> None:

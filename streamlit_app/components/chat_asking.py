@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +12,14 @@ import streamlit as st
 
 from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat.running import Running
-from ftlab_mlflow.errors import ChatError, FTLabError
+from ftlab_mlflow.errors import ChatError
 from streamlit_app import state
+from streamlit_app.components import chat_about, chat_model
+from streamlit_app.components.chat_trouble import trouble
 
 CHAT = "chat"
 """The name of the chat's id in the address."""
 _OPEN = "chat open"
-_TROUBLE = "chat trouble"
 _LAST = "last question"
 _SCROLL = "scroll to the question"
 _AGAIN_S = 3.0
@@ -90,13 +90,10 @@ def go_to(chat_id: str | None) -> None:
         st.query_params[CHAT] = chat_id
 
 
-def ask(
-    chat: Chat | None, question: str, model_id: str | None, about: Mapping[str, Any], *, again: bool = False
-) -> None:
+def ask(chat: Chat | None, question: str, *, again: bool = False) -> None:
     """Begins an answer, in a new chat if there is none yet. Only one at a time in each chat.
 
     Args:
-        about: What a new chat is about, as `ChatService` keeps it.
         again: Whether it is the last question once more.
     """
     before, at = st.session_state.get(_LAST, (None, 0.0))
@@ -108,12 +105,12 @@ def ask(
         service = state.chats()
         chats = service.store.chats
         if chat is None:
-            now = chats.create(service.user, " ".join(question.split())[:_TITLE], about)
+            now = chats.create(service.user, " ".join(question.split())[:_TITLE], chat_about.begun())
         else:
             now = chats.get(service.user, chat.id)
         go_to(now.id)
         st.session_state[_SCROLL] = True
-        options: dict[str, Any] = {"model_id": model_id, "again": again}
+        options: dict[str, Any] = {"model_id": chat_model.chosen(), "again": again}
         _begin(
             now, question, lambda: Running(lambda stop: service.ask(now.id, question, stop=stop, **options))
         )
@@ -146,19 +143,3 @@ def stop(chat_id: str) -> None:
     """Ends the answer of a chat with what it has."""
     if found := _answers().by_chat.get(chat_id):
         found.running.stop()
-
-
-@contextmanager
-def trouble() -> Iterator[None]:
-    """What goes wrong in a callback is said on the page that it leads to."""
-    try:
-        yield
-    except FTLabError as error:
-        st.session_state[_TROUBLE] = str(error)
-
-
-def show_trouble() -> None:
-    """Says it."""
-    if text := st.session_state.pop(_TROUBLE, None):
-        st.error("That could not be done.", icon=":material/error:")
-        st.text(text)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from ftlab_mlflow.analytics import units
 from ftlab_mlflow.app_store.usage import UsageRow
 from ftlab_mlflow.chat.events import Answer
+from ftlab_mlflow.chat.money import dollars
 
 
 def took(answer: Answer) -> str:
@@ -19,15 +18,6 @@ def took(answer: Answer) -> str:
         cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
         tokens = f"{usage.input_tokens:,}{cached} + {usage.output_tokens:,} tokens"
     return " · ".join([answer.model, tokens, dollars(answer.cost_usd), units.duration(answer.seconds)])
-
-
-def dollars(cost: float | None) -> str:
-    """US dollars, also few."""
-    if cost is None:
-        return "cost unknown"
-    if cost == 0 or cost >= 0.1:
-        return f"${cost:,.2f}"
-    return f"${cost:.{1 - math.floor(math.log10(cost))}f}"  # two figures
 
 
 def known_cost(row: UsageRow) -> str:

@@ -12,14 +12,14 @@ from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat import context, history, prompt
 from ftlab_mlflow.chat.choice import DEFAULT_VARIABLE, estimate
 from ftlab_mlflow.chat.model import Model, Price
+from ftlab_mlflow.chat.money import dollars
 from ftlab_mlflow.chat.offers import DEFAULT_MODEL, Group, Offer, this_day
 from ftlab_mlflow.chat.provider import Request, UserMessage
 from ftlab_mlflow.chat.recommendation import recommend
 from ftlab_mlflow.chat.service import exchanges
 from ftlab_mlflow.errors import ChatError
 from streamlit_app import state
-from streamlit_app.components.chat_asking import trouble
-from streamlit_app.components.chat_cost import dollars
+from streamlit_app.components.chat_trouble import trouble
 from streamlit_app.components.text import plain
 
 _MODEL, _TEMPERATURE, _TOKENS = "chat model", "chat temperature", "chat tokens"
@@ -27,14 +27,20 @@ _NEEDS = {"one look-up": "Which run is best?", "several steps": "Why is it best,
 """Questions that stand for what `recommend` tells apart."""
 
 
+def chosen() -> str:
+    """The id of the model that is chosen now, also by a choice that the page has not yet been run with."""
+    picked: str | None = st.session_state.get(_MODEL)
+    wanted = state.preferences().chat_model or os.environ.get(DEFAULT_VARIABLE) or DEFAULT_MODEL
+    return picked or wanted
+
+
 def show(*, disabled: bool) -> str:
     """The selector, and what belongs to it in a menu. Returns the id of the model that is chosen."""
     groups = _groups()
     offered = {offer.model.id: offer for group in groups for offer in _in_order(group)}
-    wanted = state.preferences().chat_model or os.environ.get(DEFAULT_VARIABLE) or DEFAULT_MODEL
-    usual = _id_of(wanted, offered)
+    usual = _id_of(chosen(), offered)
     names = list(offered) if usual in offered else [usual, *offered]
-    chosen = st.selectbox(
+    picked = st.selectbox(
         "Model",
         names,
         index=names.index(usual),
@@ -42,23 +48,23 @@ def show(*, disabled: bool) -> str:
         key=_MODEL,
         label_visibility="collapsed",
         disabled=disabled,
-        on_change=_chosen,
+        on_change=_keep,
     )
     with st.popover("", icon=":material/tune:", key="model menu", help="The model", disabled=disabled):
         _settings()
         _advice(groups)
-    return chosen or usual
+    return picked or usual
 
 
-def costs(chat: Chat | None, chosen: str) -> None:
-    """What the chosen model costs, or why it cannot answer."""
+def costs(chat: Chat | None, model_id: str) -> None:
+    """What a model costs, or why it cannot answer."""
     groups = _groups()
-    offer = next((each for group in groups for each in group.offers if each.model.id == chosen), None)
-    endpoint = next((group for group in groups if chosen.startswith(f"{group.endpoint}/")), None)
+    offer = next((each for group in groups for each in group.offers if each.model.id == model_id), None)
+    endpoint = next((group for group in groups if model_id.startswith(f"{group.endpoint}/")), None)
     why_not = offer.why_not if offer else endpoint.why_not if endpoint else "no such model is known"
     if offer is None or why_not:
         st.caption(
-            f":material/warning: {plain(chosen)} cannot answer: {plain(why_not or 'it is not served')}. "
+            f":material/warning: {plain(model_id)} cannot answer: {plain(why_not or 'it is not served')}. "
             "Choose another one, or type a command such as /help."
         )
     else:
@@ -111,7 +117,7 @@ def _thousands(tokens: int) -> str:
     return f"{tokens / 1e6:.3g}M" if tokens >= 1_000_000 else f"{tokens / 1000:.0f}k"
 
 
-def _chosen() -> None:
+def _keep() -> None:
     with trouble():
         state.choose(chat_model=st.session_state[_MODEL])
 

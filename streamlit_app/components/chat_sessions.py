@@ -10,7 +10,7 @@ from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat.export import export
 from streamlit_app import state
 from streamlit_app.components import chat_asking
-from streamlit_app.components.chat_asking import trouble
+from streamlit_app.components.chat_trouble import trouble
 from streamlit_app.components.text import plain
 
 _PAGE = 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat import slash
 from ftlab_mlflow.chat.running import Called
 from ftlab_mlflow.errors import ChatNotFound
-from streamlit_app import state
+from streamlit_app import garbage, state
 from streamlit_app.components import (
     chat_about,
     chat_asking,
@@ -22,6 +22,7 @@ from streamlit_app.components import (
     chat_sessions,
     chat_start,
     chat_text,
+    chat_trouble,
     plot,
 )
 from streamlit_app.components.chat_asking import Asked
@@ -54,10 +55,10 @@ def show() -> None:
         chat = chat_asking.opened()  # its answer was kept after it was read
     with st.sidebar:
         chat_sessions.show(chat)
-    chat_asking.show_trouble()
+    chat_trouble.show()
     if chat is not None:
         chat_sessions.head(chat)
-    about = chat_about.show(chat)
+    chat_about.show(chat)
     with st.bottom:
         with st.container(horizontal=True, gap="small", wrap=False, width=560, key="model row"):
             model_id = chat_model.show(disabled=is_busy)
@@ -65,7 +66,7 @@ def show() -> None:
                 how: dict[str, Any] = {"on_click": chat_asking.stop, "args": (chat.id,)}
                 st.button("Stop", icon=":material/stop:", key="stop", **how)
         chat_model.costs(chat, model_id)
-        ask = partial(_ask, chat, model_id, about)
+        ask = partial(chat_asking.ask, chat)
         st.chat_input(
             "An answer is on its way" if is_busy else "Ask your runs, or type / for a command",
             key="question",
@@ -96,6 +97,7 @@ def _conversation(chat: Chat, asked: Asked | None, look: chat_messages.Look, *, 
 
     @st.fragment(run_every=_LOOK_S, key="answering")
     def fragment() -> None:
+        garbage.leave_out_modules()  # the first answer loads the library of its model
         progress = asked.running.progress
         if progress.is_over:
             st.rerun()
@@ -107,16 +109,8 @@ def _conversation(chat: Chat, asked: Asked | None, look: chat_messages.Look, *, 
     fragment()
 
 
-def _submitted(ask: Any) -> None:
-    ask(st.session_state["question"])
-
-
-def _ask(
-    chat: Chat | None, model_id: str, about: Mapping[str, Any], question: str, *, again: bool = False
-) -> None:
-    chat_asking.ask(chat, question or "", model_id, about, again=again)
-    if chat is None:
-        chat_about.clear()
+def _submitted(ask: Callable[[str], None]) -> None:
+    ask(st.session_state["question"] or "")
 
 
 show()

@@ -12,9 +12,10 @@ import streamlit as st
 from ftlab_mlflow.analytics import units
 from ftlab_mlflow.app_store.usage import UsageRow, begin_of_day
 from ftlab_mlflow.chat.limits import Limits
+from ftlab_mlflow.chat.money import dollars
 from streamlit_app import identity, state
 from streamlit_app.components import chat_asking, plot, usage_charts
-from streamlit_app.components.chat_cost import dollars, known_cost
+from streamlit_app.components.chat_cost import known_cost
 from streamlit_app.components.text import plain
 
 _DAYS = {7: "7 days", 30: "30 days", 90: "90 days", 365: "A year"}

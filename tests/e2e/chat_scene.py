@@ -28,11 +28,13 @@ import sys, time
 import mlflow, torch
 from ftlab_mlflow import LiveLoop
 
+STEPS = 20_000
+
 model = torch.nn.Linear(4, 1)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3000)
-with LiveLoop(optimizer, scheduler, max_steps=3000, run_name=sys.argv[1], poll_interval=0.1) as live:
-    for step in range(3000):
+scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+with LiveLoop(optimizer, scheduler, max_steps=STEPS, run_name=sys.argv[1], poll_interval=0.1) as live:
+    for step in range(STEPS):
         optimizer.zero_grad()
         loss = model(torch.randn(8, 4)).square().mean()
         loss.backward()
@@ -44,7 +46,7 @@ with LiveLoop(optimizer, scheduler, max_steps=3000, run_name=sys.argv[1], poll_i
             break
         time.sleep(0.02)
 """
-"""A real training of a minute, with a plan of its learning rate."""
+"""A real training that lasts longer than the tests, with a plan of its learning rate."""
 
 
 def finished(uri: str, name: str, losses: list[float], **params: str) -> str:
@@ -60,31 +62,31 @@ def finished(uri: str, name: str, losses: list[float], **params: str) -> str:
 
 
 @contextmanager
-def training(uri: str, folder: Path, name: str = LIVE) -> Iterator[LiveRun]:
-    """A training in a process of its own, once it listens."""
+def training(uri: str, folder: Path) -> Iterator[Callable[[], LiveRun]]:
+    """A training in a process of its own, which begins meanwhile: what is given waits until it listens."""
     environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "training.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", TRAINING, name], cwd=folder, env=environment, stdout=log, stderr=log
-        )
+    log = folder / "training.log"
+    with log.open("wb") as output:
+        command = [sys.executable, "-c", TRAINING, LIVE]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
         try:
-            yield _listening(uri, name, process, folder)
+            yield lambda: _listening(uri, process, log)
         finally:
             process.kill()
             process.wait(10)
 
 
-def _listening(uri: str, name: str, process: subprocess.Popen[bytes], folder: Path) -> LiveRun:
-    end = time.monotonic() + 60
+def _listening(uri: str, process: subprocess.Popen[bytes], log: Path) -> LiveRun:
+    end = time.monotonic() + 90
     while True:
         try:
-            run = LiveRun(name, tracking_uri=uri)
+            run = LiveRun(LIVE, tracking_uri=uri)
             if run.status().state == "running":
                 return run
         except (RunNotFound, NotLive):
             pass
-        is_over = process.poll() is not None or time.monotonic() > end
-        assert not is_over, (folder / "training.log").read_text()[-2000:]
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < end, log.read_text()[-2000:]
         time.sleep(0.1)
 
 
@@ -95,7 +97,7 @@ class Script:
     Attributes:
         go_on: Set by a test to let the second half of a held reply come.
         failures: Are given first, whatever is asked.
-        tries: How often each question was asked, by its first word.
+        replies: By a word of the question, from whether tools have run since it.
     """
 
     go_on: Event = field(default_factory=Event)
@@ -121,7 +123,9 @@ class Script:
                 if has_results
                 else Reply(calls=[half])
             ),
-            "endless": lambda has_results: Reply("One two three four five six", hold=Event(), hold_at=4),
+            "endless": lambda has_results: Reply(
+                "Alpha beta gamma delta epsilon zeta", hold=Event(), hold_at=6
+            ),
         }
 
     def __call__(self, request: Mapping[str, Any]) -> Answer:
