@@ -21,7 +21,7 @@ _UNBROKEN = re.compile(r"[^\s<>\"'()\[\]`|]+")
 _BEGIN = re.compile(r"[ \t>*+\-#_0-9.)`~]*")
 _FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})")
 _LIST_NUMBER = re.compile(
-    r"[ \t>]*(?:[-*+][ \t]+)*(?:\#{1,6}[ \t]+)?(?:\*\*|__)?\d{1,3}[.)](?=[ \t]+[^\s]|\*\*|__)"
+    r"[ \t>]*(?:[-*+][ \t]+)*(?:\#{1,6}[ \t]+)?(?:\*\*|__)?(\d{1,3})[.)](?=[ \t]+[^\s]|\*\*|__)"
 )
 _OPENING = f"*_`(\\{CURRENCIES}\t{SPACE}"
 """What may stand between a word and the number that it belongs to."""
@@ -65,6 +65,7 @@ class Reader:
         self._behind = ""
         self._word = ""
         self._fence = ""
+        self._listed: set[int] = set()
         self._is_begin = True
         self._is_address = False
         self._is_cut = False
@@ -137,7 +138,10 @@ class Reader:
         return taken
 
     def _line_begin(self) -> Piece | None:
-        """The mark of a fence or the number of a list or a heading, if a line begins with one."""
+        """The mark of a fence or the number of a list or a heading, if a line begins with one.
+
+        A list begins with 1, behind an empty line also with 0; any other number has to follow one of a list.
+        """
         marks = self._run(_BEGIN)
         if fence := _FENCE.match(marks):
             mark = fence[1]
@@ -147,8 +151,14 @@ class Reader:
                 self._fence = ""
             return Piece(fence[0])
         end = self._at + len(marks)
-        number = None if self._fence else _LIST_NUMBER.match(marks + self._text[end : end + 1])
-        return Piece(number[0]) if number else None
+        found = None if self._fence else _LIST_NUMBER.match(marks + self._text[end : end + 1])
+        if found is None:
+            return None
+        number, is_apart = int(found[1]), self._behind[-2:] in ("", "\n\n")
+        if number != 1 and number - 1 not in self._listed and not (number == 0 and is_apart):
+            return None
+        self._listed.add(number)
+        return Piece(found[0])
 
     def _number(self) -> Piece:
         start, limit = self._at, self._at + _WINDOW

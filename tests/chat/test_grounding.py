@@ -78,6 +78,7 @@ def marked(text: str, known: Facts, cuts: Sequence[int] = ()) -> tuple[str, list
         f"{RUN_ID}, {RUN_ID[:8]}, Qwen/Qwen2.5-0.5B, a 0.5B model, 1st, 2nd",
         "the best is loss=0.001 (verified), then `loss=0.001 (verified)` and run 12.",
         "1. one\n2) two\n## 3. three\n**4.** four\n> 5. five\n- 6. six",
+        "One\n1. one\n   1) in it\n   2) then\n\nSo:\n\n2. two\nof them\n3. three\n\n0. none",
         "As said[^9]: see https://example.com/99?a=98 (five, NaN, inf, x², H₂O).",
         "0,42 und 0,4166; 4.5 %, 20 pieces",
     ],
@@ -110,6 +111,11 @@ def test_what_a_tool_returned_may_be_rounded_and_in_other_units(text: str) -> No
         ("３.５ [unverified], ٤٫ 0,99 [unverified]", [3.5, 4, 0.99]),
         ("1e400 [unverified], -1e400 [unverified], 1e-400 [unverified]", None),
         ("0.0 [unverified], .05 [unverified], 99-step [unverified], 99 tokens/s", None),
+        (
+            "It is\n42 [unverified]. That is low.\n97 [unverified]) too\n\n98 [unverified]. It is",
+            [42, 97, 98],
+        ),
+        ("It is\n0 [unverified]. Then:\n\n1. one\n3 [unverified]. three\n## 4 [unverified]. four", [0, 3, 4]),
         ("9,999 [unverified] 9,999.5 [unverified] 99 MB/s [unverified]", None),
     ],
 )
@@ -255,7 +261,7 @@ percent percentage points November Nov pm UTC T Z e run-12 gpt-4o https :// a_b 
 """
 FRAGMENTS = [
     *WORDS.split(), " ", "  ", "\n", "\n\n", "\t", "\u00a0", "\u200b", "\r\n", MARK, "run 12", "run 123",
-    "1. ", "[^3]", "loss=0.001 (verified)", "## 2. ", "9" * 50, "a" * 120, " \\times 10^{-5}", "4.4 GB/s",
+    "1. ", "42. ", "[^3]", "loss=0.001 (verified)", "## 2. ", "9" * 50, "a" * 120, " \\times 10^{-5}", "4.4 GB/s",
     "lr 1e-4", "lr 1e-4 bs 16",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join) | st.text(max_size=60)
