@@ -11,7 +11,7 @@ from typing import Any
 
 from ftlab_mlflow.chat import pieces
 from ftlab_mlflow.chat.pieces import Piece, Reader
-from ftlab_mlflow.chat.stated import WORD, Claim, Moment, Stated
+from ftlab_mlflow.chat.stated import WORD, Claim, Moment, Stated, read
 from ftlab_mlflow.chat.visible import visible
 
 MARK = " [unverified]"
@@ -26,8 +26,13 @@ _ECHOES = frozenset(["next", "expression", "reason"])
 """Parts of a result that repeat what the model wrote."""
 _NAMES = frozenset(["name", "label", "experiment"])
 """Names are quoted, but prove nothing: whoever starts a run may call it `loss=0.001`."""
+_CONSTANTS = frozenset(
+    [*map(float, range(11)), 24.0, 60.0, 100.0, 1000.0, 1024.0, 3600.0, 86_400.0, 1e6, 1e9]
+)
+"""Numbers that a calculation may use though no tool returned them: of units, and small ones."""
 _LONGEST_NAME = 200
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_OPERAND = re.compile(r"[^\W\d]\w*(?:\s*\()?|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _DIGIT = re.compile(r"\d")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _PART_OF_NAME = re.compile(r"\d[\d.]*[A-Za-z]+")
@@ -40,7 +45,7 @@ class Facts:
 
     Numbers are taken from everywhere but from names and from what repeats the model's own arguments, also
     where they stand in texts; the number of objects of a list or a table counts as returned. What people
-    write, as the question, is no fact.
+    write, as the question, is no fact. What was calculated is one if it was calculated from facts.
 
     Attributes:
         names: Names and short texts in results, which may be quoted with the numbers in them.
@@ -55,6 +60,9 @@ class Facts:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Takes in the result of a tool: JSON values."""
+        expression = result.get("expression") if "value" in result else None
+        if isinstance(expression, str) and not self._follows(expression, result.get("numbers")):
+            return
         self._sorted = None
         left: list[tuple[Any, bool]] = [(value, key in _NAMES) for key, value in _own(result)]
         self._words(result)
@@ -82,6 +90,21 @@ class Facts:
         if claim.text.lower() in self._parts:
             return True
         return any(all(map(self._holds, reading)) for reading in claim.readings)
+
+    def _follows(self, expression: str, numbers: Any) -> bool:
+        """Whether a calculation uses facts, and besides them only `_CONSTANTS`.
+
+        Args:
+            expression: As the tool `calculate` repeats it.
+            numbers: Values of names in it.
+        """
+        values = numbers if isinstance(numbers, Mapping) else {}
+        found = (each for each in _OPERAND.findall(expression) if not each.endswith("("))
+        operands = {str(values.get(each, each)).lstrip("-") for each in found}
+        known = {each for each in operands if (number := read(each)) and number[1] and self.has(number[1])}
+        return bool(known) and all(
+            _NUMBER.fullmatch(each) and float(each) in _CONSTANTS for each in operands - known
+        )
 
     def _words(self, value: Mapping[str, Any]) -> None:
         for key in value:

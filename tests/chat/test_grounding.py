@@ -152,6 +152,35 @@ def test_facts_grow_while_an_answer_is_written() -> None:
     assert first + marker.feed("0.5 ") + marker.end() == "0.5 [unverified] then 0.5 "
 
 
+@pytest.mark.parametrize(
+    ("expression", "value", "is_fact"),
+    [
+        ("(0.43751 - 0.5125) / 0.5125 * 100", -14.632195, True),
+        ("mean(0.4375, 0.5125)", 0.475, True),
+        ("0.5125 * 60 ** 2 + log10 (1e6)", 1851.0, True),
+        ("a / b", 0.8536585, True),
+        ("-c * 7", -3.0625, True),
+        ("0.0123", 0.0123, False),
+        ("97", 97.0, False),
+        ("9 * 10 + 6", 96.0, False),
+        ("0.5125 + 0.0123", 0.5248, False),
+        ("0.5125 + 1_000", 1000.5125, False),
+        ("0.5125 * 0x61", 49.7125, False),
+        ("0.5125 - d", 0.1234, False),
+        ("0.5125 - e", 0.1234, False),
+    ],
+)
+def test_what_is_calculated_is_a_fact_if_it_is_from_facts(
+    expression: str, value: float, is_fact: bool
+) -> None:
+    numbers = {"a": 0.4375, "b": 0.5125, "c": 0.4375, "d": 0.3891}
+    known = facts({"values": [0.43751, 0.5125], "runs": 7})
+    known.add({"expression": expression, "numbers": numbers, "value": value, "policy": "in 64-bit"})
+    assert (marked(f"{value!r}", known)[1] == []) == is_fact
+    known.add({"expression": f"{value!r} * 3", "value": value * 3})
+    assert (marked(f"{value * 3!r}", known)[1] == []) == is_fact
+
+
 def test_hidden_characters_do_not_hide_a_number() -> None:
     assert marked("0.\u200b9 \u202e8.0\u202c 0\ufe0f.7", facts({})) == (
         "0.9 [unverified] 8.0 [unverified] 0.7 [unverified]",
@@ -261,8 +290,8 @@ percent percentage points November Nov pm UTC T Z e run-12 gpt-4o https :// a_b 
 """
 FRAGMENTS = [
     *WORDS.split(), " ", "  ", "\n", "\n\n", "\t", "\u00a0", "\u200b", "\r\n", MARK, "run 12", "run 123",
-    "1. ", "42. ", "[^3]", "loss=0.001 (verified)", "## 2. ", "9" * 50, "a" * 120, " \\times 10^{-5}", "4.4 GB/s",
-    "lr 1e-4", "lr 1e-4 bs 16",
+    "1. ", "42. ", "[^3]", "loss=0.001 (verified)", "## 2. ", "9" * 50, "a" * 120, " \\times 10^{-5}",
+    "4.4 GB/s", "lr 1e-4", "lr 1e-4 bs 16",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join) | st.text(max_size=60)
 KNOWN = facts(RESULT, {"name": "lr 1e-4 bs 16", "value": 12, "n": [0.42, 1e-4, 1234]})
