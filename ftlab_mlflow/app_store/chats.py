@@ -252,8 +252,14 @@ class ChatStore:
 
 
 def _found(session: Session, user: str, id: str) -> StoredChat:
-    """The one chat of a person whose id begins with a text."""
+    """The one chat of a person whose id begins with a text; with ``latest`` the one that was used last."""
     begin = plain_text(id.strip()).lower()
+    if begin == "latest":
+        newest = select(StoredChat).where(StoredChat.user == user)
+        newest = newest.order_by(StoredChat.updated.desc(), StoredChat.id.desc())
+        if row := session.scalars(newest.limit(1)).first():
+            return row
+        raise ChatNotFound(f"{user} has no chat yet")
     query = select(StoredChat).where(
         StoredChat.user == user, StoredChat.id.startswith(begin, autoescape=True)
     )

@@ -7,6 +7,7 @@ import json
 from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat.events import Answer
 from ftlab_mlflow.chat.markdown import neutral
+from ftlab_mlflow.chat.money import dollars
 from ftlab_mlflow.control.wire import format_time, one_line
 
 
@@ -29,13 +30,16 @@ def export(chat: Chat) -> str:
 
 def _footing(answer: Answer) -> list[str]:
     """What stands above an answer: the tools it rests on, the model, tokens and cost."""
-    tools = [f"- `{run.name}` {_quoted(run.arguments)}{'' if run.ok else ' (failed)'}" for run in answer.runs]
+    tools = [
+        f"- {_quoted(run.name)} {_quoted(run.arguments)}{'' if run.ok else ' (failed)'}"
+        for run in answer.runs
+    ]
     took = [f"{answer.seconds:.1f} s"]
     if answer.model:
         took.insert(0, f"Model {_quoted(answer.model)}")
         usage = answer.usage
         took.append(f"{usage.input_tokens:,} + {usage.output_tokens:,} tokens" if usage else "tokens unknown")
-        took.append("cost unknown" if answer.cost_usd is None else f"US$ {answer.cost_usd:.4f}")
+        took.append(dollars(answer.cost_usd))
     return ["\n".join(tools)] * bool(tools) + [", ".join(took), *(neutral(note) for note in answer.notes)]
 
 

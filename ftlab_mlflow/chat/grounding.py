@@ -11,20 +11,20 @@ from typing import Any
 
 from ftlab_mlflow.chat import pieces
 from ftlab_mlflow.chat.pieces import Piece, Reader
+from ftlab_mlflow.chat.quantities import PERCENT
 from ftlab_mlflow.chat.stated import WORD, Claim, Moment, Stated, read
 from ftlab_mlflow.chat.visible import visible
 
 MARK = " [unverified]"
 """Stands behind a number that no tool returned."""
-_RELATIVE = 0.05
-"""A number may be rounded, but by no more than this part of the exact one."""
 _SLACK = 1e-9
 """Of a float that was computed in another order."""
+_ABOVE_ONE = math.nextafter(1, 2)
 _EPOCH = (1e9, 2.2e9)
 """Numbers that may be Unix seconds: of the years 2001 to 2039."""
 _ECHOES = frozenset(["next", "expression", "reason"])
 """Parts of a result that repeat what the model wrote."""
-_NAMES = frozenset(["name", "label", "experiment"])
+_NAMES = frozenset(["name", "label", "experiment", "run_name", "runName"])
 """Names are quoted, but prove nothing: whoever starts a run may call it `loss=0.001`."""
 _CONSTANTS = frozenset(
     [*map(float, range(11)), 24.0, 60.0, 100.0, 1000.0, 1024.0, 3600.0, 86_400.0, 1e6, 1e9]
@@ -35,7 +35,9 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _OPERAND = re.compile(r"[^\W\d]\w*(?:\s*\()?|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _DIGIT = re.compile(r"\d")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_PART_OF_NAME = re.compile(r"\d[\d.]*[A-Za-z]+")
+_PERCENT = re.compile("percent|pct|%")
+_WITHIN_WORD = re.compile("[-/@]")
+_SIZE = re.compile(r"\d[\d.]*(?:[bmkt]|bit)")
 _WORD_CHARACTER = re.compile(rf"[{WORD}]")
 _AHEAD = re.compile(rf"[^{WORD}]+")
 
@@ -64,28 +66,34 @@ class Facts:
         if isinstance(expression, str) and not self._follows(expression, result.get("numbers")):
             return
         self._sorted = None
-        left: list[tuple[Any, bool]] = [(value, key in _NAMES) for key, value in _own(result)]
-        self._words(result)
+        own = {key: value for key, value in result.items() if key not in _ECHOES}
+        left: list[tuple[Any, bool, bool]] = [(own, False, "100" in str(expression))]
         while left:
-            value, is_name = left.pop()
+            value, is_name, is_percent = left.pop()
             if isinstance(value, Mapping):
                 self._words(value)
-                left += ((each, key in _NAMES) for key, each in value.items())
+                is_percent = is_percent or bool(_PERCENT.search(str(value.get("metric"))))
+                for key, each in value.items():
+                    left.append((each, _is_name(key), is_percent or bool(_PERCENT.search(key))))
                 self._count(value.values())
             elif isinstance(value, list | tuple):
-                left += ((each, is_name) for each in value)
+                left += ((each, is_name, is_percent) for each in value)
                 self._count(value)
             elif isinstance(value, str):
                 self._text(value, is_name=is_name)
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 self._value(value)
+                if is_percent:
+                    self._value(value * PERCENT[0])
 
     def has(self, claim: Claim) -> bool:
         """Whether a tool returned what a text states.
 
-        A number may be rounded in its last place, by 5 % at most, and be given in another unit: percent of a
-        share, minutes of seconds, GB of bytes, thousands. Without a sign it stands for its opposite, too. A
-        whole number below 100 without a unit has to be the very number, unless it is said to be about that.
+        A number may be rounded in its last place, and be given in another unit: percent of a share, minutes
+        of seconds, GB of bytes, thousands. Without a sign it stands for its opposite, too. The very number
+        has to be what is 0, and what is whole and below 100 without a unit, unless it is said to be about
+        that. A number of percent is a hundred times a share; it is what was returned itself only where that
+        is above 1, or was called a percentage.
         """
         if claim.text.lower() in self._parts:
             return True
@@ -148,25 +156,29 @@ class Facts:
                 self._value(float(text))
             return
         if _RUN_ID.fullmatch(text):
-            self._parts.update(text[:length] for length in range(6, 13))
+            self._parts.update(text[:length] for length in (*range(6, 13), None))
             return
         if pieces.is_name(text):
-            self._word(text)
+            self._word(text, is_name=is_name)
             return
         reader = Reader()
-        has_claim = False
-        for piece in (*reader.feed(visible(text)), *reader.end()):
+        made = [*reader.feed(visible(text)), *reader.end()]
+        for piece in made:
             if piece.is_word:
-                self._word(piece.text)
-            if piece.claim is not None:
-                has_claim = True
-                if not is_name:
-                    self._stated(piece.claim)
-        if has_claim and len(text) <= _LONGEST_NAME:
+                self._word(piece.text, is_name=is_name)
+            if piece.claim is not None and not is_name:
+                self._stated(piece.claim)
+        if 1 < len(made) and len(text) <= _LONGEST_NAME and any(piece.claim for piece in made):
             self.names.add(visible(text))
 
-    def _word(self, text: str) -> None:
-        self._parts.update(part.lower() for part in _PART_OF_NAME.findall(text))
+    def _word(self, text: str, *, is_name: bool) -> None:
+        """A word as a whole; if it is no name that somebody gave to a run, parts as `0.5B` of it, too."""
+        if not _DIGIT.search(text):
+            return
+        self._parts.add(text.lower())
+        if not is_name:
+            parts = _WITHIN_WORD.split(text.lower())
+            self._parts.update(part for part in parts if not part[:1].isdecimal() or _SIZE.fullmatch(part))
 
     def _stated(self, claim: Claim) -> None:
         """What a text in a result states, is returned: as it is, and in the unit of tools."""
@@ -188,9 +200,10 @@ class Facts:
         signed, sizes = self._sorted
         for factor in stated.factors:
             size = abs(stated.value) * factor
-            margin = 0.0 if stated.is_exact else stated.half * factor
-            low = max(size - margin, size / (1 + _RELATIVE)) - size * _SLACK
-            high = min(size + margin, size / (1 - _RELATIVE)) + size * _SLACK
+            margin = stated.half * factor + size * _SLACK
+            low, high = size - margin, size + margin
+            if factor == 1 and stated.factors == PERCENT:
+                low = max(low, _ABOVE_ONE)
             if not stated.is_signed:
                 found = _has_between(sizes, low, high)
             elif stated.value < 0:
@@ -202,8 +215,8 @@ class Facts:
         return False
 
 
-def _own(result: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, value in result.items() if key not in _ECHOES)
+def _is_name(key: str) -> bool:
+    return key.rpartition(".")[2] in _NAMES
 
 
 def _has_between(values: list[float], low: float, high: float) -> bool:
@@ -262,7 +275,7 @@ class Marker:
     are left out; a mark that the model itself wrote is not doubled.
 
     Checked are numbers written in digits, anywhere in the text. Not checked are numbers in words (five, 2nd),
-    digits in names (`run-12`, `v1.2`), addresses, and the numbers of lists, headings and footnotes.
+    digits in names (`run-12`, `v1.2`; but `loss0.5` unless a result has that word), addresses, and the numbers of lists, headings and footnotes.
 
     Attributes:
         unverified: The numbers that were marked, as written, without units: each once, in order.
@@ -271,7 +284,7 @@ class Marker:
     def __init__(self, facts: Facts) -> None:
         self.unverified: list[int | float] = []
         self._facts = facts
-        self._reader = Reader(facts.names.at)
+        self._reader = Reader(facts.names.at, facts.has)
         self._owed: str | None = None
 
     def feed(self, chunk: str) -> str:

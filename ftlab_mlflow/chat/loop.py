@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ftlab_mlflow.analytics.tools import call_tool
+from ftlab_mlflow.analytics.tools import TOOLS, call_tool
 from ftlab_mlflow.chat import background, prompt, render
 from ftlab_mlflow.chat.asking import Asking, Spent
 from ftlab_mlflow.chat.background import Left, Patience
@@ -33,7 +33,7 @@ from ftlab_mlflow.errors import AnalyticsError, BudgetReached, ConfigError, Prov
 
 logger = logging.getLogger("ftlab_mlflow")
 
-_GRACE_S = 30.0
+_GRACE_S = 15.0
 """Seconds for a last answer, once the time is over."""
 _SAID: dict[Stopped, str] = {
     "rounds": "Ended early: it reached the limit of requests to the model in one answer (FTLAB_CHAT_ROUNDS).",
@@ -54,15 +54,15 @@ def answer(asking: Asking) -> Iterator[Event]:
         BudgetReached: What may be spent in a day was spent before.
         ProviderError: The model did not answer, and no tool has run yet.
     """
-    if limit := _day_limit(asking, asking.spent):
-        raise BudgetReached(
-            f"{_SAID[limit].removeprefix('Ended early: ')} Slash commands such as /rank cost nothing."
-        )
-    yield from _Answering(asking).run()
+    yield from Answering(asking).run()
 
 
-class _Answering:
-    """The state of one answer."""
+class Answering:
+    """An answer in the making.
+
+    Attributes:
+        rounds: What has come so far.
+    """
 
     def __init__(self, asking: Asking) -> None:
         self.asking = asking
@@ -76,31 +76,43 @@ class _Answering:
         self.stopped: Stopped | None = None
         self.first_text: float | None = None
         self.taken = Spent()
+        self.is_refused = False
+        self._now: Reply | None = None
 
     def run(self) -> Generator[Event, None, None]:
-        """All of it."""
+        """All of it. Raises: as `answer`."""
+        if limit := _day_limit(self.asking, self.asking.spent):
+            said = _SAID[limit].removeprefix("Ended early: ")
+            raise BudgetReached(f"{said} Slash commands such as /rank cost nothing.")
         try:
             try:
                 yield from self._rounds()
             except Left as left:
                 self.stopped = left.why
-                if left.why == "time" and not self._text().strip():
+                if left.why == "time" and not self._text().strip() and self._runs():
                     yield from self._last_words()
         except ProviderError as error:
-            if not self.rounds:
+            if not self._text().strip() and not self._runs():
                 raise
-            self.stopped = "cut"
+            self.stopped, self._now = "cut", None
             self.notes.append(f"{error}. What came before it is kept; ask again for the rest.")
-        made = self._answer()
+        made = self.made()
         if rest := made.text.removeprefix(self._text()):
             yield Text(rest)
         yield Answered(made)
+
+    def left(self) -> Answer | None:
+        """What there is, for who does not wait for the end; None where nothing was asked yet."""
+        self.stopped = "user"
+        if self._now is not None:
+            self._take(self._now)
+        return self.made() if self.rounds else None
 
     def _rounds(self) -> Generator[Event, None, None]:
         while not self.stopped:
             said = yield from self._ask(may_call=True)
             if not said.message or not said.message.calls:
-                if not said.text.strip():
+                if not said.text.strip() and said.finish != "refused":
                     self.messages.append(UserMessage(prompt.IN_WORDS, by_us=True))
                     yield from self._ask(may_call=False)
                 return
@@ -120,25 +132,35 @@ class _Answering:
 
     def _ask(self, *, may_call: bool) -> Generator[Event, None, Reply]:
         """One reply of the model, and what it adds to the answer."""
-        said = yield from reply(self.asking, self.messages, self.patience, may_call=may_call)
+        said = yield from reply(
+            self.asking, self.messages, self.patience, may_call=may_call, begun=self._begun
+        )
+        self._take(said)
+        if said.error:
+            raise said.error
+        return said
+
+    def _begun(self, said: Reply) -> None:
+        self._now = said
+
+    def _take(self, said: Reply) -> None:
+        self._now = None
         message = said.message
         asked = {call.id: call.arguments for call in message.calls} if message else {}
-        seconds = said.ended - said.began
+        seconds = (said.ended or time.monotonic()) - said.began
         self.rounds.append(Round(said.text, (), asked, said.usage, said.began - self.began, seconds))
         self.messages[:] = said.sent
         if message and (message.calls or message.text):
             self.messages.append(message)
         self.notes += [note for note in said.notes if note not in self.notes]
-        self.unverified += [number for number in said.unverified if number not in self.unverified]
+        self.unverified = said.unverified  # of the text that is the answer: the last one
         self.first_text = self.first_text or said.first_text
         self.taken += self._spent(said)
         if said.finish == "length" and not asked:
             self.stopped = self.stopped or "tokens"
-        if said.finish == "refused":
+        self.is_refused = said.finish == "refused"
+        if self.is_refused:
             self.notes.append("The provider's filter ended the reply.")
-        if said.error:
-            raise said.error
-        return said
 
     def _spent(self, said: Reply) -> Spent:
         """What a reply took; its tokens estimated where the server does not say."""
@@ -202,14 +224,18 @@ class _Answering:
     # --- the end ---------------------------------------------------------------------------------------
 
     def _text(self) -> str:
-        """What the model has answered: the text of the last reply, if it called nothing."""
+        """What the model has answered: the text of the last reply, if no tool ran after it."""
         last = self.rounds[-1] if self.rounds else None
-        return last.text if last and not last.asked else ""
+        return last.text if last and not last.runs else ""
 
-    def _answer(self) -> Answer:
+    def _runs(self) -> list[ToolRun]:
+        return [run for each in self.rounds for run in each.runs]
+
+    def made(self) -> Answer:
+        """The answer, of what there is."""
         text = self._text()
         if not text.strip():
-            text = _instead(self.rounds, is_stopped=self.stopped == "user")
+            text += self._instead()
         if self.stopped:
             text = f"{text}\n\n*{_SAID[self.stopped]}*"
         usages = [each.usage for each in self.rounds if each.usage]
@@ -228,10 +254,23 @@ class _Answering:
             seconds=time.monotonic() - self.began,
         )
 
+    def _instead(self) -> str:
+        """What stands where the model said nothing: what the tools returned."""
+        runs = [run for run in self._runs() if run.ok]
+        if runs:
+            shown = "\n\n".join(render.markdown(run.name, run.arguments, run.result) for run in runs)
+            return f"The model gave no answer in words. What the tools returned:\n\n{shown}"
+        if self.stopped in ("user", "time"):
+            return "There was no answer yet."
+        if self.is_refused:
+            return "The provider's filter refused an answer. Ask in other words, or choose another model."
+        return "The model replied with nothing. Ask again, or choose another model."
+
 
 def result_of(run: ToolRun) -> ToolResult:
     """A tool's result as the model is told it: as data."""
-    return ToolResult(run.id, prompt.as_data(run.name, run.result), not run.ok)
+    source = run.name if run.name in TOOLS else "no tool"  # the model may call anything a tool
+    return ToolResult(run.id, prompt.as_data(source, run.result), not run.ok)
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:
@@ -243,17 +282,6 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise AnalyticsError("the arguments must be one JSON object, by name")
     return given
-
-
-def _instead(rounds: list[Round], *, is_stopped: bool) -> str:
-    """What stands where the model said nothing: what the tools returned."""
-    runs = [run for each in rounds for run in each.runs if run.ok]
-    if runs:
-        shown = "\n\n".join(render.markdown(run.name, run.arguments, run.result) for run in runs)
-        return f"The model gave no answer in words. What the tools returned:\n\n{shown}"
-    if is_stopped:
-        return "Stopped before there was an answer."
-    return "The model replied with nothing. Ask again, or choose another model."
 
 
 def _day_limit(asking: Asking, spent: Spent) -> Stopped | None:

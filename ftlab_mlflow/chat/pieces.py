@@ -7,16 +7,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ftlab_mlflow.chat.quantities import ROUGH, may_belong
-from ftlab_mlflow.chat.stated import CURRENCIES, LETTER, SPACE, WORD, Claim, read
+from ftlab_mlflow.chat.stated import CURRENCIES, FRACTIONS, LETTER, SPACE, WORD, Claim, read
 
 _WINDOW = 96
 """Characters that are held back at most. What a number is, is seen within them."""
 _LETTERS = re.compile(rf"[{LETTER}]*")
-_IN_NUMBER = re.compile(rf"[\d.,:+\-−–⁻⁺⁰¹²³⁴-⁹×·⋅*^{{}}%‰¢{CURRENCIES}/\\'’_`~{SPACE}]*")
+_DIGIT = re.compile(rf"[\d{FRACTIONS}]")
+_IN_NUMBER = re.compile(rf"[\d{FRACTIONS}.,:+\-−–⁻⁺⁰¹²³⁴-⁹×·⋅*^{{}}%‰¢{CURRENCIES}/\\'’_`~{SPACE}]*")
 _NAME = re.compile(rf"[{WORD}]+(?:[-.@][{WORD}]+|/[{LETTER}_][{WORD}]*)*[-.@/]?")
 """A word with digits, `gpt-4o` or `Qwen/Qwen2.5`; what may go on behind its last character is held back."""
 _REST = re.compile(rf"[{WORD}]+")
-_NO_WORD = re.compile(rf"[^{WORD}.\n]+")
+_JOINED = re.compile(
+    rf"(?<=[{LETTER}_])(?<!\b[vV])(?<!_[vV])\d+(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)[{LETTER}]*_*$"
+)
+"""A number at the end of a word, such as `lr1e-3`, that is none of a version, such as `v1.2`."""
+_APART = re.compile(rf"\d+(?=[{SPACE}]\d{{3}}(?!\d))")
+_NO_WORD = re.compile(rf"[^{WORD}{FRACTIONS}.\n]+")
 _UNBROKEN = re.compile(r"[^\s<>\"'()\[\]`|]+")
 _BEGIN = re.compile(r"[ \t>*+\-#_0-9.)`~]*")
 _FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})")
@@ -55,10 +61,12 @@ class Reader:
 
     Args:
         quoted: Names to be passed over as a whole, with the numbers in them.
+        has: Whether something is known. `12 345` and `lr1e-3` are two things each if they are not.
     """
 
-    def __init__(self, quoted: Quoted | None = None) -> None:
+    def __init__(self, quoted: Quoted | None = None, has: Callable[[Claim], bool] | None = None) -> None:
         self._quoted = quoted
+        self._has = has
         self._text = ""
         self._at = 0
         self._is_whole = False
@@ -116,7 +124,7 @@ class Reader:
                 raise _More
             if length:
                 return self._worded(self._text[self._at : self._at + length])
-        if here.isdecimal() or (here == "." and self._behind[-1:] != "." and self._peek(1).isdecimal()):
+        if _DIGIT.match(here) or (here == "." and self._behind[-1:] != "." and self._peek(1).isdecimal()):
             return self._number()
         if _REST.match(here):
             return self._name()
@@ -165,7 +173,10 @@ class Reader:
         end = self._end_of_number(limit)
         if end < limit:
             self._peek(end - start)
-        found = read(self._text[start : min(limit, end + 1)], self._behind, self._word)
+        text = self._text[start : min(limit, end + 1)]
+        found = read(text, self._behind, self._word)
+        if (found is None or found[1] is None or self._is_new(found[1])) and (apart := _APART.match(text)):
+            found = read(apart[0], self._behind, self._word)
         if found is None:
             return self._plain(".") if self._text[start] == "." else self._name()
         self._word = ""
@@ -185,6 +196,9 @@ class Reader:
             if end >= min(limit, len(self._text)) or not may_belong(word):
                 return end
 
+    def _is_new(self, claim: Claim) -> bool:
+        return self._has is not None and not self._has(claim)
+
     def _claimed(self) -> Piece:
         """The end of a number that is longer than what is held back."""
         claim, self._cut_claim = self._cut_claim, None
@@ -195,6 +209,8 @@ class Reader:
         self._is_cut = len(name) == _WINDOW
         if not self._is_cut:
             name = name.rstrip("-.@/")
+            if (joined := _JOINED.search(name)) and self._is_new(Claim(name, (), ())):
+                name = name[: joined.start()]
         if self._text.startswith(":", self._at + len(name)) and name.isalpha():
             after = "".join(self._peek(len(name) + place) for place in range(3))
             self._is_address = after == "://"

@@ -59,10 +59,14 @@ def question(text: str, context: Mapping[str, Any]) -> str:
     """A person's question with what it is about.
 
     Args:
-        context: The chosen runs (ids and names), the experiment, the person's goal; empty parts are left out.
+        context: The chosen runs (ids and names) and the experiment, which are data, and the person's goal,
+            which is not; empty parts are left out.
     """
     kept = {name: value for name, value in context.items() if value}
-    return f"{as_data('context', kept)}\n\n{text}" if kept else text
+    goal = kept.pop("goal", None)
+    parts = [as_data("context", kept)] if kept else []
+    parts += [f"What I am after: {goal}"] if goal else []
+    return "\n\n".join([*parts, text])
 
 
 def as_data(source: str, value: Any) -> str:

@@ -38,6 +38,8 @@ def _bytes() -> dict[str, Factors]:
     return table
 
 
+PERCENT: Factors = (0.01, 1.0)
+"""A share, or what is a percentage in a result already."""
 UNITS: Mapping[str, Factors] = {
     **{name: tuple(dict.fromkeys((seconds, 1.0))) for name, seconds in SECONDS.items()},
     **_bytes(),
@@ -46,8 +48,8 @@ UNITS: Mapping[str, Factors] = {
         for names, factors in (
             ("s sec secs second seconds", (1.0, 1000.0)),
             ("m", (60.0, 1.0, 1e6)),
-            ("% percent percentage pct pp", (1.0, 0.01)),
-            ("‰", (1.0, 0.001)),
+            ("% percent percentage pct pp", PERCENT),
+            ("‰", (0.001,)),
             ("k K thousand", (1e3,)),
             ("M mn million", (1e6,)),
             ("B b bn billion", (1e9, 1.0)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,6 +31,7 @@ class Reply:
         text: With what is not verified marked. message: None where it did not come to its end.
         sent: The messages that it answers, shortened where that was needed.
         input_estimate: About how many tokens these have.
+        usage: None where it is not known: the server did not say, or an earlier try was cut.
         began, first_text: Moments of `time.monotonic`; first_text None where no text came.
         error: What ended it early.
     """
@@ -50,13 +51,21 @@ class Reply:
 
 
 def reply(
-    asking: Asking, messages: Sequence[Message], patience: Patience, *, may_call: bool
+    asking: Asking,
+    messages: Sequence[Message],
+    patience: Patience,
+    *,
+    may_call: bool,
+    begun: Callable[[Reply], None],
 ) -> Generator[Event, None, Reply]:
     """Asks the model until it has replied.
 
+    Args:
+        begun: Is given each try when it begins; it fills while it goes on.
+
     Raises:
         ProviderError: It did not, and no text had come.
-        Left: Nor was it waited for any longer.
+        Left: Between two tries it was not waited for any longer.
     """
     request = _request(asking, messages, may_call=may_call)
     notes: list[str] = []
@@ -67,14 +76,17 @@ def reply(
         if smaller is None:
             break  # an estimate: the server has the last word
         request = _shortened(request, smaller, notes)
-    tries = 0
+    tries, was_cut = 0, False
     while True:
         made = Reply(request.messages, time.monotonic(), context.size(request))
+        begun(made)
         yield from _streamed(asking, request, patience, made)
         made.notes[:0] = notes
+        made.usage = None if was_cut else made.usage
         error = made.error
-        if error is None or made.text:
+        if error is None or made.text or isinstance(error, Left):
             return made
+        was_cut = was_cut or isinstance(error, StreamCut)
         if isinstance(error, ContextOverflow) and (smaller := next(shorter, None)):
             request = _shortened(request, smaller, notes)
             continue
@@ -82,9 +94,11 @@ def reply(
         if not isinstance(error, RateLimited | ProviderUnavailable | StreamCut) or tries == _TRIES:
             raise error
         asked_for = None if isinstance(error, StreamCut) else error.retry_after_s
-        if asked_for is not None and asked_for > min(_LONGEST_WAIT_S, patience.left_s):
-            raise type(error)(f"{error}; it asks to wait {duration(asked_for)}", asked_for) from error
         seconds = 2.0 ** (tries - 1) if asked_for is None else asked_for
+        if seconds > min(_LONGEST_WAIT_S, patience.left_s):
+            if asked_for is None or isinstance(error, StreamCut):
+                raise error
+            raise type(error)(f"{error}; it asks to wait {duration(asked_for)}", asked_for) from error
         yield Waiting(seconds, str(error))
         patience.sleep(seconds)
 

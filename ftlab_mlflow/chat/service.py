@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from ftlab_mlflow.chat import choice, history, slash
 from ftlab_mlflow.chat.asking import Asking, Spent
 from ftlab_mlflow.chat.events import Answer, Answered, Event, Round, Text, ToolEnded, ToolStarted
 from ftlab_mlflow.chat.limits import Limits
-from ftlab_mlflow.chat.loop import answer
+from ftlab_mlflow.chat.loop import Answering
 from ftlab_mlflow.chat.model import Usage
 from ftlab_mlflow.chat.plugins import load_providers
 from ftlab_mlflow.chat.provider import Provider, Surroundings
@@ -27,6 +27,8 @@ from ftlab_mlflow.errors import ChatError, FTLabError
 
 _TITLE = 80
 """Characters of a chat's title, as its first question gives it."""
+_QUESTION = "question_id"
+"""In an answer's data: the message that it answers; two may be asked at once."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class ChatService:
         max_tokens: int | None = None,
         again: bool = False,
         stop: threading.Event | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Answers a question, or runs a slash command. The last event is `Answered`.
 
         The question is kept before anything else happens; its answer, or what went wrong, at the end.
@@ -123,27 +125,29 @@ class ChatService:
             StoreError, AnalyticsError: What the chat is about cannot be read.
             AppStoreError: What is said cannot be kept.
         """
-        if not question.strip():
-            raise ChatError("the question is empty")
+        if not question.strip().strip("/"):
+            raise ChatError("the question is empty; /help lists the commands")
         chat = self.store.chats.get(self.user, chat_id)
-        self.store.chats.add_message(chat, "user", question)
+        kept = self.store.chats.add_message(chat, "user", question)
         if not chat.title:
             self.store.chats.rename(self.user, chat.id, " ".join(question.split())[:_TITLE])
         try:
             if slash.is_command(question):
-                yield from self._command(chat, question)
+                yield from self._command(chat, question, kept.id)
             else:
                 options = _Options(model_id, temperature, max_tokens, again, stop or threading.Event())
-                yield from self._answer(chat, slash.question_in(question), options)
+                yield from self._answer(chat, slash.question_in(question), kept.id, options)
         except FTLabError as error:
-            self.store.chats.add_message(chat, "assistant", "", {"error": str(error)})
+            self.store.chats.add_message(chat, "assistant", "", {"error": str(error), _QUESTION: kept.id})
             raise
 
     # --- a slash command -------------------------------------------------------------------------------
 
-    def _command(self, chat: Chat, question: str) -> Iterator[Event]:
+    def _command(self, chat: Chat, question: str, question_id: str) -> Iterator[Event]:
         began = time.monotonic()
         found = slash.run(question, scope_of(chat), self.tracking_uri)
+        if not found.ok:
+            raise ChatError(next(run.result["error"] for run in found.runs if not run.ok))
         for run in found.runs:
             yield ToolStarted(run.id, run.name, "")
             yield ToolEnded(run)
@@ -151,13 +155,13 @@ class ChatService:
         seconds = time.monotonic() - began
         rounds = (Round("", found.runs, asked, Usage(0, 0), 0.0, seconds),)
         made = Answer(found.markdown, "", rounds, Usage(0, 0), 0.0, seconds=seconds)
-        self._keep(chat, made)
+        self._keep(chat, made, question_id)
         yield Text(made.text)
         yield Answered(made)
 
     # --- a question to a model -------------------------------------------------------------------------
 
-    def _answer(self, chat: Chat, question: str, options: _Options) -> Iterator[Event]:
+    def _answer(self, chat: Chat, question: str, question_id: str, options: _Options) -> Iterator[Event]:
         preferences = self.store.preferences(self.user)
         chosen = choice.resolve(options.model_id, preferences.chat_model, self.providers)
         before = exchanges(chat)
@@ -181,10 +185,17 @@ class ChatService:
             max_tokens=options.max_tokens or preferences.chat_max_tokens,
             stop=options.stop,
         )
-        for event in answer(asking):
-            if isinstance(event, Answered):
-                self._finished(chat, asking, event.answer, began)
-            yield event
+        answering, is_kept = Answering(asking), False
+        try:
+            for event in answering.run():
+                if isinstance(event, Answered):
+                    is_kept = True
+                    self._finished(chat, asking, event.answer, began, question_id)
+                yield event
+        except (GeneratorExit, KeyboardInterrupt):  # nobody waits: what came is kept, and what it took
+            if not is_kept and (left := answering.left()):
+                self._finished(chat, asking, left, began, question_id)
+            raise
 
     def _context(self, chat: Chat) -> dict[str, Any]:
         """What a question is about, as the model is told it."""
@@ -202,7 +213,7 @@ class ChatService:
         today = self.store.chats.spent_today(self.user, now)
         return Spent(today.cost_usd, today.tokens)
 
-    def _finished(self, chat: Chat, asking: Asking, made: Answer, began: datetime) -> None:
+    def _finished(self, chat: Chat, asking: Asking, made: Answer, began: datetime, question_id: str) -> None:
         """Keeps an answer, what it took, and its trace."""
         model, usage = asking.chosen.model, made.usage
         # Usage first: what was spent is counted also if the chat was deleted meanwhile.
@@ -221,7 +232,7 @@ class ChatService:
             seconds=made.seconds,
             first_token_s=made.first_token_s,
         )
-        self._keep(chat, made)
+        self._keep(chat, made, question_id)
         if self._tracer:
             self._tracer.trace(
                 asking.question,
@@ -233,8 +244,9 @@ class ChatService:
                 model=model,
             )
 
-    def _keep(self, chat: Chat, made: Answer) -> None:
-        self.store.chats.add_message(chat, "assistant", made.text, made.to_dict())
+    def _keep(self, chat: Chat, made: Answer, question_id: str) -> None:
+        data = made.to_dict() | {_QUESTION: question_id}
+        self.store.chats.add_message(chat, "assistant", made.text, data)
 
 
 def scope_of(chat: Chat) -> Scope:
@@ -243,16 +255,13 @@ def scope_of(chat: Chat) -> Scope:
 
 
 def exchanges(chat: Chat) -> list[tuple[str, Answer]]:
-    """The questions of a chat that were answered, with their answers."""
-    found: list[tuple[str, Answer]] = []
-    question: ChatMessage | None = None
-    for message in chat.messages:
-        if message.role == "user":
-            question = message
-        elif question is not None and _is_answer(message):
-            found.append((question.text, Answer.from_dict(message.data)))
-            question = None
-    return found
+    """The questions of a chat that were answered, with their answers, in the order of these."""
+    questions = {message.id: message.text for message in chat.messages if message.role == "user"}
+    return [
+        (questions[message.data[_QUESTION]], Answer.from_dict(message.data))
+        for message in chat.messages
+        if _is_answer(message) and message.data.get(_QUESTION) in questions
+    ]
 
 
 def _is_answer(message: ChatMessage) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +26,10 @@ LETTER = "A-Za-zªµºÀ-ÖØ-öø-ɏͰ-ϿЀ-ԯḀ-ỿ"
 WORD = rf"{LETTER}\d_"
 SPACE = " \u00a0\u2009\u202f"
 CURRENCIES = "$€£"
+FRACTIONS = "¼-¾⅐-⅞"
+"""Characters that are numbers, as a range of a pattern."""
+_RELATIVE = 0.05
+"""What `1e-4` or the zeros in `about 750` may be off by at most, as a part of the number."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,14 @@ class Stated:
     """A number as it is stated.
 
     Attributes:
-        half: Half a unit in its last place.
+        half: What it may be off by: half a unit in its last place, nothing for a small count.
         factors: See `quantities.Factors`.
-        is_exact: A small count, that rounding does not excuse.
         is_signed: It has a sign, and its opposite is another number.
     """
 
     value: float
     half: float
     factors: Factors = (1.0,)
-    is_exact: bool = False
     is_signed: bool = False
 
 
@@ -73,10 +76,12 @@ Found = tuple[int, Claim | None]
 """Where it ends, with its unit; None where it states nothing, as an ordinal."""
 
 _NUMBER = re.compile(
-    r"""(?P<german>  [1-9]\d{0,2}(?:\.\d{3})+,\d+(?!\d*[.,]\d))
+    r"""(?P<vulgar> \d*[¼-¾⅐-⅞])
+      | (?P<german>  [1-9]\d{0,2}(?:\.\d{3})+,\d+(?!\d*[.,]\d))
       | (?P<dotted>  \d+(?:\.\d+){2,})
       | (?P<grouped> [1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?)
-      | (?P<spaced>  [1-9]\d{0,2}(?:[\u00a0\u2009\u202f'’_]\d{3})+(?!\d)(?:\.\d+)?)
+      | (?P<spaced>  [1-9]\d{0,2}(?:[ \u00a0\u2009\u202f]\d{3})+(?!\d)(?:\.\d+)?)
+      | (?P<quoted>  [1-9]\d{0,2}(?:['’_]\d{3})+(?!\d)(?:\.\d+)?)
       | (?P<comma>   \d+,\d+(?!\d*[.,]\d))
       | (?P<plain>   \d+(?:\.\d+)?|\.\d+)""",
     re.VERBOSE,
@@ -161,7 +166,7 @@ def _moment(text: str, word: str) -> Found | None:
         year = int(named["year"]) if named["year"] else None
         day = int(named["day"])
         said = (day,) if year is None else (day, year)
-        counts = tuple(Stated(float(n), 0.5, is_exact=n < 100) for n in said)
+        counts = tuple(_stated(str(n), None, (1.0,), is_bare=True) for n in said)
         return named.end(), Claim(named[0], said, ((Moment(year, month, day),), counts))
     return None
 
@@ -258,6 +263,12 @@ def _meanings(kinds: dict[str, str | None], mantissa: str) -> Iterator[tuple[str
     elif kinds.get("comma"):
         yield (mantissa.replace(",", "."),)
         yield tuple(mantissa.split(","))
+    elif kinds.get("spaced"):
+        parts = re.split(f"[{SPACE}]", mantissa)
+        yield ("".join(parts),)
+        yield tuple(parts)
+    elif kinds.get("vulgar"):
+        yield (f"{int(mantissa[:-1] or 0) + unicodedata.numeric(mantissa[-1]):.3f}",)
     else:
         yield (re.sub(r"[^\d.]", "", mantissa),)
 
@@ -309,15 +320,15 @@ def _stated(
 ) -> Stated:
     power = _power(exponent)
     value = float(f"{digits}e{power}")
-    is_whole = "." not in digits and exponent is None
-    zeros = len(digits) - len(digits.rstrip("0")) if is_rough and is_whole and value else 0
-    return Stated(
-        -value if sign == "-" else value,
-        _half(digits, power + zeros),
-        factors,
-        is_exact=is_bare and not is_rough and is_whole and value < 100,
-        is_signed=bool(sign),
-    )
+    half = _half(digits, power)
+    if not value:
+        half = 0.0
+    elif "." not in digits and is_rough:
+        zeros = len(digits) - len(digits.rstrip("0"))
+        half = max(half, min(_half(digits, power + zeros), _RELATIVE * value))
+    elif "." not in digits and is_bare:
+        half = 0.0 if exponent is None and value < 100 else min(half, _RELATIVE * value)
+    return Stated(-value if sign == "-" else value, half, factors, is_signed=bool(sign))
 
 
 def _power(exponent: str | None) -> int:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftlab_mlflow.cli.failure import FAILED
 from ftlab_mlflow.cli.options import common
-from ftlab_mlflow.cli.output import emit
+from ftlab_mlflow.cli.output import emit, say
 from ftlab_mlflow.errors import ChatError, ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from ftlab_mlflow.app_store.chats import Chat
-    from ftlab_mlflow.chat.events import Answer, Event
+    from ftlab_mlflow.chat.events import Answer
     from ftlab_mlflow.chat.service import ChatService
 
 
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 @click.option("--temperature", type=click.FloatRange(0, 2), help="How varied answers are.")
 @click.option("--max-tokens", type=click.IntRange(256, 32768), metavar="N", help="Of one reply, at most.")
 @common
+@click.pass_context
 def chat(
+    ctx: click.Context,
     question: str | None,
     model: str | None,
     runs: tuple[str, ...],
@@ -61,7 +64,8 @@ def chat(
             return
         answer = _answered(service, conversation, question, options, as_json=as_json)
     if answer.stopped == "cut":
-        raise ChatError(answer.notes[-1])
+        say(f"Error: {answer.notes[-1]}", err=True)
+        ctx.exit(FAILED)
 
 
 @contextmanager
@@ -88,20 +92,14 @@ def _answered(
     service: ChatService, conversation: Chat, question: str, options: dict[str, Any], *, as_json: bool
 ) -> Answer:
     """One answer, printed."""
-    from ftlab_mlflow.cli.chat_output import Printer, document
+    from ftlab_mlflow.cli.chat_output import document, last, printed, proposals
 
     stop = threading.Event()
     events = service.ask(conversation.id, question, stop=stop, **options)
     if as_json:
-        answer = _last(events)
+        answer = last(events, stop)
         emit(document(answer))
         return answer
-    return Printer().follow(events, stop)
-
-
-def _last(events: Iterator[Event]) -> Answer:
-    from ftlab_mlflow.chat.events import Answered
-
-    *_, last = events
-    assert isinstance(last, Answered)
-    return last.answer
+    answer = printed(events, stop)
+    proposals(answer)
+    return answer

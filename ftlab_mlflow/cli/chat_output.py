@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import click
 
 from ftlab_mlflow.chat.events import Answer, Answered, Event, Text, ToolEnded, ToolStarted, Waiting
+from ftlab_mlflow.chat.money import dollars
+from ftlab_mlflow.chat.proposal import Proposal
+from ftlab_mlflow.chat.render_runs import send_command
 from ftlab_mlflow.cli.output import say
 
 
@@ -41,34 +44,47 @@ def _arguments(read: Any, written: str | None) -> Any:
     return read or ({} if not written or written.strip() == "{}" else written)
 
 
-class Printer:
-    """Prints answers as they come."""
+def printed(events: Generator[Event, None, None], stop: threading.Event) -> Answer:
+    """Prints an answer as it comes. Ctrl-C ends it with what there is; a second one at once."""
+    is_line_begin = True
+    with closing(events), _stopped_by_signals(stop):
+        for event in events:
+            match event:
+                case Text(text):
+                    click.echo(safe(text), nl=False)
+                    is_line_begin = text.endswith("\n")
+                case ToolStarted(_, name, arguments):
+                    if not is_line_begin:
+                        click.echo()
+                        is_line_begin = True
+                    say(f"· {name} {arguments}", err=True)
+                case ToolEnded(run):
+                    failed = "" if run.ok else f": {run.result.get('error', 'failed')}"
+                    say(f"  {run.seconds:.2f} s{failed}", err=True)
+                case Waiting(seconds, why):
+                    say(f"· {why}. The next try comes in {seconds:.0f} s.", err=True)
+                case Answered(answer):
+                    if not is_line_begin:
+                        click.echo()
+                    _footing(answer)
+                    return answer
+    raise AssertionError("an answer has an end")
 
-    def follow(self, events: Iterator[Event], stop: threading.Event) -> Answer:
-        """Prints an answer to its end. Ctrl-C ends it with what there is; a second one at once."""
-        is_line_begin = True
-        with _stopped_by_ctrl_c(stop):
-            for event in events:
-                match event:
-                    case Text(text):
-                        click.echo(safe(text), nl=False)
-                        is_line_begin = text.endswith("\n")
-                    case ToolStarted(_, name, arguments):
-                        if not is_line_begin:
-                            click.echo()
-                            is_line_begin = True
-                        say(f"· {name} {arguments}", err=True)
-                    case ToolEnded(run):
-                        failed = "" if run.ok else f": {run.result.get('error', 'failed')}"
-                        say(f"  {run.seconds:.2f} s{failed}", err=True)
-                    case Waiting(seconds, why):
-                        say(f"· {why}. The next try comes in {seconds:.0f} s.", err=True)
-                    case Answered(answer):
-                        if not is_line_begin:
-                            click.echo()
-                        _footing(answer)
-                        return answer
-        raise AssertionError("an answer has an end")
+
+def last(events: Generator[Event, None, None], stop: threading.Event) -> Answer:
+    """An answer, when it is whole. Ctrl-C as in `printed`."""
+    with closing(events), _stopped_by_signals(stop):
+        *_, end = events
+    assert isinstance(end, Answered)
+    return end.answer
+
+
+def proposals(answer: Answer) -> None:
+    """The commands that send what was proposed."""
+    for run in answer.runs:
+        proposal = Proposal.of(run)
+        if proposal and not proposal.problems and (command := send_command(run.result)):
+            say(f"To send it: {command}", err=True)
 
 
 def safe(text: str) -> str:
@@ -89,24 +105,25 @@ def _footing(answer: Answer) -> None:
     tokens = (
         f"{usage.input_tokens:,} + {usage.output_tokens:,} tokens" if usage else "an unknown number of tokens"
     )
-    cost = "cost unknown" if answer.cost_usd is None else f"US${answer.cost_usd:.4f}"
-    say(f"{answer.model}: {tokens}, {cost}, {answer.seconds:.1f} s", err=True)
+    say(f"{answer.model}: {tokens}, {dollars(answer.cost_usd)}, {answer.seconds:.1f} s", err=True)
 
 
 @contextmanager
-def _stopped_by_ctrl_c(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C sets an event once; the second time it interrupts, as ever."""
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set an event; the second time they do what they always did."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def interrupted(*_: object) -> None:
+    def stopped(number: int, _: object) -> None:
         stop.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[signal.Signals(number)])
 
-    signal.signal(signal.SIGINT, interrupted)
+    for number in before:
+        signal.signal(number, stopped)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

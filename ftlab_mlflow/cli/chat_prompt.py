@@ -6,13 +6,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ftlab_mlflow.chat import slash
 from ftlab_mlflow.chat.proposal import Proposal
-from ftlab_mlflow.cli.chat_output import Printer
+from ftlab_mlflow.cli.chat_output import printed
 from ftlab_mlflow.cli.output import say
 from ftlab_mlflow.control.client import LiveRun
 from ftlab_mlflow.control.view import outcome_text
@@ -32,6 +33,8 @@ _LINES = 1000
 def converse(service: ChatService, conversation: Chat, options: dict[str, Any]) -> None:
     """Questions until Ctrl-D or `/quit`. What goes wrong with one is said, and the next one can be asked."""
     is_person = sys.stdin.isatty()
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what is no text in this locale is asked all the same
     if is_person:
         say(f"Chat {conversation.id}. /help lists commands that need no model; Ctrl-D ends.", err=True)
     with _history() if is_person else nullcontext():
@@ -40,11 +43,13 @@ def converse(service: ChatService, conversation: Chat, options: dict[str, Any]) 
                 continue
             stop = threading.Event()
             try:
-                answer = Printer().follow(service.ask(conversation.id, line, stop=stop, **options), stop)
+                answer = printed(service.ask(conversation.id, line, stop=stop, **options), stop)
                 if is_person:
                     _offer(service, answer)
             except FTLabError as error:
                 say(f"Error: {error}", err=True)
+    if not service.store.chats.get(service.user, conversation.id).length:
+        service.store.chats.delete(service.user, conversation.id)  # nothing was asked in it
 
 
 def _line(is_person: bool) -> str | None:
@@ -52,6 +57,9 @@ def _line(is_person: bool) -> str | None:
         return input("\nftlab> " if is_person else "")
     except EOFError:
         return None
+    except KeyboardInterrupt:  # a line that is not wanted after all
+        click.echo(err=True)
+        return ""
 
 
 def _offer(service: ChatService, answer: Answer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftlab_mlflow.chat.money import dollars
 from ftlab_mlflow.cli.output import clock, emit, say, show, table
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def usage(by: By, days: int, everybody: bool, as_json: bool) -> None:
     if not rows:
         say("No answers yet.")
         return
-    headings = (by, "answers>", "input tokens>", "cached>", "output tokens>", "US$>", "unknown cost>")
+    headings = (by, "answers>", "input tokens>", "cached>", "output tokens>", "cost>", "unknown cost>")
     show(table(headings, [_row(row, by) for row in rows]))
 
 
@@ -144,7 +145,7 @@ def _row(row: UsageRow, by: By) -> tuple[object, ...]:
         f"{row.input_tokens:,}",
         f"{row.cached_tokens:,}",
         f"{row.output_tokens:,}",
-        "unknown" if cost is None else f"{cost:.4f}",
+        "unknown" if cost is None else dollars(cost),
         row.unknown_cost_answers or "",
     )
 

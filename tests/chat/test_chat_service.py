@@ -17,7 +17,7 @@ from markdown_it import MarkdownIt
 from mlflow import MlflowClient
 from model_servers import Call, Failure, OpenAIServer, Reply, Tokens
 
-from ftlab_mlflow.chat.events import Answer
+from ftlab_mlflow.chat.events import Answer, Text
 from ftlab_mlflow.chat.export import export
 from ftlab_mlflow.chat.running import Called, Running, Said
 from ftlab_mlflow.chat.service import ChatService
@@ -217,14 +217,45 @@ def test_an_answer_that_fails_says_so_where_somebody_looks(
     assert ProviderUnavailable.__name__ not in running.progress.error
 
 
+def test_what_came_is_kept_where_nobody_waits_for_the_rest(
+    chats: ChatService, serve: Callable[..., OpenAIServer]
+) -> None:
+    serve([Reply(calls=[RANK], usage=Tokens(1000, 10)), Reply("It is red-fox, by far.")])
+    chat = chats.open()
+    events = chats.ask(chat.id, "which?", model_id=MODEL)
+    while not isinstance(next(events), Text):
+        pass
+    events.close()
+    kept = Answer.from_dict(chats.store.chats.get("ada", chat.id).messages[-1].data)
+    assert kept.stopped == "user"
+    assert kept.text.startswith("It ")
+    assert [run.name for run in kept.runs] == ["rank_runs"]
+    (row,) = chats.store.chats.usage("ada")
+    assert (row.requests, row.unknown_cost_answers) == (2, 1)
+
+
+def test_two_questions_at_once_keep_their_answers(
+    chats: ChatService, serve: Callable[..., OpenAIServer]
+) -> None:
+    server = serve(lambda request: Reply(f"To {request['messages'][-1]['content']}"))
+    chat = chats.open()
+    first, second = (chats.ask(chat.id, text, model_id=MODEL) for text in ("A?", "B?"))
+    next(first), next(second)
+    collect(first), collect(second)
+    ask(chats, "C?", model_id=MODEL, chat_id=chat.id)
+    told = [message["content"] for message in server.requests[-1].json["messages"][1:]]
+    assert told == ["A?", "To A?", "B?", "To B?", "C?"]
+
+
 def test_an_export_loads_nothing(chats: ChatService, serve: Callable[..., OpenAIServer]) -> None:
     text = "See ![x](http://evil.example/?q=1) <img src=x onerror=alert(1)> [y](javascript:alert(1)) 0.4375"
-    serve([Reply(calls=[RANK]), Reply(text)])
+    serve([Reply(calls=[RANK, Call("x` <img src=y>\x1b", {})]), Reply(text)])
     chat = chats.open(goal="<b>low</b> `loss`")
     ask(chats, "<script>alert(1)</script>?", model_id=MODEL, chat_id=chat.id)
     document = export(chats.store.chats.get("ada", chat.id))
     assert "rank_runs" in document
     assert "0.4375" in document
+    assert "\x1b" not in document
     html = MarkdownIt("commonmark", {"html": True}).render(document)
     for element in ("<img", "<script", "<a ", "<b>"):
         assert element not in html

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -171,6 +172,28 @@ def test_a_cut_reply_is_an_error_that_shows_what_came(ftlab: Ftlab, serve: Serve
     assert done.code == 1
     assert done.out.startswith("The best run is")
     assert "ask again" in done.err
+    serve([Reply("The best run is ", cut="socket")])
+    done = ftlab("chat", "which is best?", "--json")
+    assert done.code == 1
+    assert (done.json["answer"].splitlines()[0], done.json["stopped"]) == ("The best run is ", "cut")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_command_that_fails_is_an_error(ftlab: Ftlab, runs: dict[str, str]) -> None:
+    for command, said in (("/rank nosuch tuning", "eval_loss"), ("/run red-fix", "red-fox"), ("/", "/help")):
+        done = ftlab("chat", command)
+        assert (done.code, done.out) == (1, "")
+        assert said in done.err
+
+
+def test_one_question_says_how_to_send_what_it_proposes(ftlab: Ftlab, serve: Serve, trainer: Any) -> None:
+    arguments = {"run": trainer.run_id, "values": {"weight_decay": 0.25}, "reason": "it overfits"}
+    serve([Reply(calls=[Call("propose_update", arguments)]), Reply("I propose it.")])
+    done = ftlab("chat", "propose something")
+    (line,) = [line for line in done.err.splitlines() if line.startswith("To send it: ")]
+    sent = ftlab(*shlex.split(line.removeprefix("To send it: ftlab ")), "--wait")
+    assert sent.code == 0
+    assert "weight_decay 0.0 → 0.25" in sent.out or "weight_decay 0 → 0.25" in sent.out
 
 
 def test_a_chat_goes_on_and_is_looked_after(ftlab: Ftlab, serve: Serve, tmp_path: Path) -> None:
@@ -201,7 +224,7 @@ def test_usage_by_day_and_model(ftlab: Ftlab, serve: Serve) -> None:
     assert (row["model"], row["input_tokens"], row["cost_usd"]) == ("openai/gpt-4o-mini", 1_000_000, 0.15)
     ftlab("chat", "second?")
     (line,) = ftlab("usage").out.splitlines()[1:]
-    assert line.split()[1:] == ["2", "1,000,000", "0", "0", "0.1500", "1"]
+    assert line.split()[1:] == ["2", "1,000,000", "0", "0", "$0.15", "1"]
 
 
 def test_what_is_not_known_is_no_zero(ftlab: Ftlab, serve: Serve) -> None:
@@ -267,14 +290,15 @@ def test_a_person_in_a_terminal_sends_a_proposal(
     assert history.stat().st_mode & 0o077 == 0
 
 
-def test_ctrl_c_keeps_what_came(serve: Serve, tracking_uri: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_came(serve: Serve, tracking_uri: str, number: signal.Signals) -> None:
     hold = threading.Event()
     server = serve([Reply("The best run of all is red-fox.", hold=hold, hold_at=6)])
     talk = ftlab_process("chat", "which?", "--tracking-uri", tracking_uri, start_new_session=True)
     assert talk.stdout is not None
     until(lambda: server.requests, "the request")
     got = talk.stdout.read(4)
-    talk.send_signal(signal.SIGINT)
+    talk.send_signal(number)
     out, err = talk.communicate(timeout=60)
     hold.set()
     assert talk.returncode == 0

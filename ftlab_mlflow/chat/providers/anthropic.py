@@ -12,6 +12,7 @@ from ftlab_mlflow.chat.provider import Request, Surroundings
 from ftlab_mlflow.chat.providers import anthropic_wire, sdk_errors
 from ftlab_mlflow.chat.providers.calls import ids_of
 from ftlab_mlflow.chat.providers.connection import CONNECT_S, Line, Lines, Pieces, Streaming
+from ftlab_mlflow.chat.providers.foreign import Unfinished, events
 from ftlab_mlflow.chat.providers.service import (
     NO_TEMPERATURE,
     Service,
@@ -20,7 +21,7 @@ from ftlab_mlflow.chat.providers.service import (
     why_no_key,
     why_no_sdk,
 )
-from ftlab_mlflow.errors import ContextOverflow, ModelNotUsable, StreamCut
+from ftlab_mlflow.errors import ContextOverflow, ModelNotUsable
 
 _KEY = "ANTHROPIC_API_KEY"
 _ADDRESS = "ANTHROPIC_BASE_URL"
@@ -56,26 +57,29 @@ class Anthropic:
     def _pieces(self, service: Service, request: Request, line: Line) -> Pieces:
         import httpx2
 
-        client = sdk("anthropic").Anthropic(
-            api_key=service.key, base_url=service.base_url, max_retries=0, http_client=line.http
-        )
         timeout = httpx2.Timeout(request.timeout_s, connect=CONNECT_S)
         payload = anthropic_wire.payload(request)
         if self._takes_no_temperature(service, request):
             payload.pop("temperature", None)
         while True:
             reading = anthropic_wire.Reading(ids_of(request.messages))
+            content_type = None
             try:
+                client = sdk("anthropic").Anthropic(
+                    api_key=service.key, base_url=service.base_url, max_retries=0, http_client=line.http
+                )
                 # As the body, not as arguments: the SDK looks at each value of them, and has no temperature.
-                with client.messages.create(
+                with client.messages.stream(
                     model=request.model,
                     max_tokens=request.max_tokens,
                     messages=[],
-                    stream=True,
                     extra_body=payload,
                     timeout=timeout,
                 ) as stream:
-                    yield from reading.texts(stream)
+                    content_type = stream.response.headers.get("content-type", "")
+                    yield from reading.texts(events(stream.response.iter_bytes()))
+                if not reading.is_whole:
+                    raise Unfinished("a message_stop")
             except Exception as error:
                 said = sdk_errors.refusal(error, service)
                 if said and "temperature" in payload and said.names("temperature") and not reading.has_begun:
@@ -83,12 +87,17 @@ class Anthropic:
                     self._remember_no_temperature(service, request)
                     continue
                 if said or not reading.is_whole:
-                    sdk_errors.raise_ours(error, service, request.model, has_begun=reading.has_begun)
+                    sdk_errors.raise_ours(
+                        error,
+                        service,
+                        request.model,
+                        has_begun=reading.has_begun,
+                        content_type=content_type,
+                        expected="message of the Messages API",
+                    )
             break
-        if not reading.is_whole:
-            raise StreamCut(f"{self.name} ended its reply without a message_stop")
         if reading.had_no_room:
-            raise ContextOverflow(f"the conversation fills all that {request.model} takes")
+            raise service.error(ContextOverflow, f"the conversation fills all that {request.model} takes")
         is_without = request.temperature is not None and "temperature" not in payload
         yield reading.completed(NO_TEMPERATURE.format(model=request.model) if is_without else None)
 

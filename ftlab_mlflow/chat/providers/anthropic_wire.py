@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ftlab_mlflow.chat.model import Usage
@@ -16,6 +16,7 @@ from ftlab_mlflow.chat.provider import (
     ToolMessage,
     UserMessage,
 )
+from ftlab_mlflow.chat.providers import foreign
 from ftlab_mlflow.chat.providers.calls import as_object, sendable, with_good_ids
 from ftlab_mlflow.control.wire import unicode
 
@@ -29,6 +30,14 @@ _FINISH: Mapping[str, Finish] = {
     "refusal": "refused",
 }
 _THINKING = ("thinking", "redacted_thinking")
+_KEPT: Mapping[str, Sequence[str]] = {
+    "text": ("text",),
+    "tool_use": ("id", "name"),
+    "thinking": ("thinking", "signature"),
+    "redacted_thinking": ("data",),
+}
+"""The texts of each kind of block."""
+_TOKENS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
 # --- the request -------------------------------------------------------------------------------------
@@ -121,8 +130,8 @@ def _tool_use(id: str, name: str, arguments: str) -> Block:
 class Reading:
     """A reply as far as it has come.
 
-    The SDK's own accumulation (`messages.stream`) ends a reply with an exception where a model writes
-    malformed JSON as arguments, so it is put together here.
+    Put together here from the events: the SDK's own accumulation ends a reply with an exception where a
+    model writes malformed JSON as arguments.
 
     Attributes:
         has_begun: The server has sent a part of it. is_whole: It has said that it ended.
@@ -133,67 +142,70 @@ class Reading:
         self.is_whole = False
         self._taken = taken
         self._blocks: dict[int, Block] = {}
+        self._whole: dict[int, str] = {}
         self._json: dict[int, list[str]] = {}
-        self._stop: str | None = None
-        self._tokens: dict[str, int] = {}
+        self._stop = ""
+        self._tokens: dict[str, Any] = {}
 
-    def texts(self, events: Any) -> Iterator[TextDelta]:
-        """Reads to the end, and gives the text on the way."""
-        for event in events:
+    def texts(self, data: Iterable[str]) -> Iterator[TextDelta]:
+        """Reads events to the end, and gives the text on the way."""
+        for each in data:
+            event = foreign.object_of(each)
+            kind = foreign.text_in(event, "type")
+            if kind == "error" or event.get("error"):
+                raise foreign.ErrorEvent(event)
+            if kind == "ping":
+                continue
             self.has_begun = True
-            if event.type == "message_start":
-                self._count(event.message.usage)
-            elif event.type == "content_block_start":
-                yield from self._begin(event.index, event.content_block)
-            elif event.type == "content_block_delta":
-                yield from self._add(event.index, event.delta)
-            elif event.type == "message_delta":
-                self._stop = event.delta.stop_reason or self._stop
-                self._count(event.usage)
-            elif event.type == "message_stop":
+            if kind == "message_start":
+                self._count(foreign.object_in(event, "message"))
+            elif kind == "content_block_start":
+                yield from self._begin(_index(event), foreign.object_in(event, "content_block"))
+            elif kind == "content_block_delta":
+                yield from self._add(_index(event), foreign.object_in(event, "delta"))
+            elif kind == "message_delta":
+                delta = foreign.object_in(event, "delta")
+                self._stop = foreign.text_in(delta, "stop_reason") or self._stop
+                self._count(event)
+            elif kind == "message_stop":
                 self.is_whole = True
 
-    def _begin(self, index: int, block: Any) -> Iterator[TextDelta]:
-        kind = block.type
-        if kind == "text":
-            self._blocks[index] = {"type": "text", "text": ""}
-            yield from self._say(index, block.text)
-        elif kind == "tool_use":
-            self._blocks[index] = {"type": kind, "id": block.id, "name": block.name, "input": block.input}
-        elif kind == "thinking":
-            self._blocks[index] = {"type": kind, "thinking": block.thinking, "signature": block.signature}
-        elif kind == "redacted_thinking":
-            self._blocks[index] = {"type": kind, "data": block.data}
-
-    def _add(self, index: int, delta: Any) -> Iterator[TextDelta]:
-        block = self._blocks.get(index)
-        if block is None:
+    def _begin(self, index: int, block: Mapping[str, Any]) -> Iterator[TextDelta]:
+        kind = foreign.text_in(block, "type")
+        if kind not in _KEPT:
             return
-        if delta.type == "text_delta":
-            yield from self._say(index, delta.text)
-        elif delta.type == "input_json_delta":
-            self._json.setdefault(index, []).append(delta.partial_json or "")
-        elif delta.type == "thinking_delta":
-            block["thinking"] += delta.thinking
-        elif delta.type == "signature_delta":
-            block["signature"] = delta.signature
+        self._blocks[index] = {"type": kind, **{each: foreign.text_in(block, each) for each in _KEPT[kind]}}
+        if kind == "text" and (text := self._blocks[index]["text"]):
+            self._blocks[index]["text"] = ""
+            yield from self._say(index, text)
+        elif kind == "tool_use":
+            if not self._blocks[index]["name"]:
+                raise foreign.Malformed("a tool_use without a name")
+            self._whole[index] = json.dumps(block.get("input") or {})
 
-    def _say(self, index: int, text: str | None) -> Iterator[TextDelta]:
+    def _add(self, index: int, delta: Mapping[str, Any]) -> Iterator[TextDelta]:
+        block = self._blocks.get(index, {})
+        kinds = (block.get("type"), foreign.text_in(delta, "type"))
+        if kinds == ("text", "text_delta"):
+            yield from self._say(index, foreign.text_in(delta, "text"))
+        elif kinds == ("tool_use", "input_json_delta"):
+            self._json.setdefault(index, []).append(foreign.text_in(delta, "partial_json"))
+        elif kinds == ("thinking", "thinking_delta"):
+            block["thinking"] += foreign.text_in(delta, "thinking")
+        elif kinds == ("thinking", "signature_delta"):
+            block["signature"] = foreign.text_in(delta, "signature")
+
+    def _say(self, index: int, text: str) -> Iterator[TextDelta]:
         if text:
             said = unicode(text)
             self._blocks[index]["text"] += said
             yield TextDelta(said)
 
-    def _count(self, usage: Any) -> None:
-        for name in (
-            "input_tokens",
-            "cache_read_input_tokens",
-            "cache_creation_input_tokens",
-            "output_tokens",
-        ):
-            value = getattr(usage, name, None)
-            if isinstance(value, int):
-                self._tokens[name] = value
+    def _count(self, holder: Mapping[str, Any]) -> None:
+        """What it says last of each number counts."""
+        usage = holder.get("usage")
+        if isinstance(usage, Mapping):
+            self._tokens |= {name: value for name, value in usage.items() if value is not None}
 
     @property
     def had_no_room(self) -> bool:
@@ -211,17 +223,26 @@ class Reading:
             each |= {"id": call.id, "input": as_object(call.arguments)}
         blocks = list(self._blocks.values())
         native = {"anthropic": blocks} if any(each["type"] in _THINKING for each in blocks) else None
-        finish = _FINISH.get(self._stop or "", "calls" if calls else "end")
+        finish = _FINISH.get(self._stop, "calls" if calls else "end")
         return Completed(AssistantMessage(text, calls, native), self._usage(), finish, note)
 
     def _arguments(self, index: int) -> str:
         """As the model wrote them; a server may also send them whole."""
-        return "".join(self._json.get(index, ())) or json.dumps(self._blocks[index]["input"] or {})
+        return "".join(self._json.get(index, ())) or self._whole[index]
 
     def _usage(self) -> Usage | None:
-        tokens = self._tokens
-        if "input_tokens" not in tokens or "output_tokens" not in tokens:
+        try:
+            taken, read, written, given = (foreign.tokens_in(self._tokens, name) for name in _TOKENS)
+        except foreign.Malformed:
             return None
-        read = tokens.get("cache_read_input_tokens", 0)
-        written = tokens.get("cache_creation_input_tokens", 0)
-        return Usage(tokens["input_tokens"] + read + written, tokens["output_tokens"], read, written)
+        if taken is None or given is None:
+            return None
+        read, written = read or 0, written or 0
+        return Usage(taken + read + written, given, read, written)
+
+
+def _index(event: Mapping[str, Any]) -> int:
+    value = event.get("index")
+    if not isinstance(value, int):
+        raise foreign.Malformed("a block without an index")
+    return value

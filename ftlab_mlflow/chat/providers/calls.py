@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ftlab_mlflow.chat.provider import AssistantMessage, Message, ToolCall
+from ftlab_mlflow.chat.providers.foreign import object_in, text_in
 from ftlab_mlflow.control.wire import unicode
 
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 _LONGEST_ID = 64
+_DEEPEST = 100
+"""Levels of arguments that are sent back: the JSON of Python, and of many a server, recurses."""
 
 
 def ids_of(messages: Sequence[Message]) -> set[str]:
@@ -39,13 +42,30 @@ def with_good_ids(calls: Iterable[tuple[str, str, str]], taken: Iterable[str]) -
 
 
 def as_object(arguments: str) -> dict[str, Any]:
-    """Arguments that a model wrote, for a service that takes an object only: `{}` where they are none."""
+    """Arguments that a model wrote, for a service that takes an object only: `{}` where they are none, or
+    nested too deep.
+    """
     try:
         value = json.loads(arguments)
         json.dumps(value, allow_nan=False)  # no service takes NaN, which Python reads
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and not _is_deep(value) else {}
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for each in level for inner in _inside(each)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def sendable(payload: dict[str, Any]) -> dict[str, Any]:
@@ -73,12 +93,11 @@ class PiecemealCalls:
         self._calls: list[_Piecemeal] = []
         self._at: dict[int, _Piecemeal] = {}
 
-    def add(self, delta: Any) -> None:
-        """The next piece: a `ChoiceDeltaToolCall`, any part of which may be missing."""
-        function = getattr(delta, "function", None)
-        id, name = _text(getattr(delta, "id", None)), _text(getattr(function, "name", None))
-        arguments = getattr(function, "arguments", None)
-        index = getattr(delta, "index", None)
+    def add(self, delta: Mapping[str, Any]) -> None:
+        """The next piece: an item of `tool_calls`, any part of which may be missing."""
+        function = object_in(delta, "function")
+        id, name = text_in(delta, "id"), text_in(function, "name")
+        arguments, index = function.get("arguments"), delta.get("index")
         last = self._calls[-1] if self._calls else None
         call = self._at.get(index) if isinstance(index, int) else last
         if call is None or _begins(call, id, name):
@@ -90,8 +109,18 @@ class PiecemealCalls:
         if arguments:
             call.arguments.append(arguments if isinstance(arguments, str) else json.dumps(arguments))
         for extra in ("thought_signature", "extra_content"):
-            if (value := getattr(delta, extra, None)) is not None:
+            if (value := delta.get(extra)) is not None and not _is_deep(value):
                 call.extras[extra] = value
+
+    @property
+    def has_any(self) -> bool:
+        """Whether a call has come so far that it has a name."""
+        return any(each.name for each in self._calls)
+
+    @property
+    def are_whole(self) -> bool:
+        """Whether each could be all that the model wants to say of it, as far as its JSON tells."""
+        return all(_is_complete("".join(each.arguments) or "{}") for each in self._calls)
 
     def whole(self, taken: Iterable[str]) -> tuple[tuple[ToolCall, ...], dict[str, dict[str, Any]]]:
         """The calls, and by their ids what has to be sent back with them (signed thinking of Gemini)."""
@@ -116,7 +145,3 @@ def _is_complete(arguments: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

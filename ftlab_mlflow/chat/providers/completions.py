@@ -42,7 +42,9 @@ class Completions:
             ProviderError, ModelNotUsable: It did not say.
         """
         with self._asking(service) as line:
-            return list(client_of(service, line.http).models.list(timeout=timeout_s).data)
+            return [
+                each for each in client_of(service, line.http).models.list(timeout=timeout_s).data if each.id
+            ]
 
     def json_at(self, service: Service, url: str, headers: Mapping[str, str], timeout_s: float) -> Any:
         """The JSON at another address of a service; None where it answers with an error.
@@ -60,6 +62,6 @@ class Completions:
         try:
             yield line
         except Exception as error:
-            raise_ours(error, service, "the list of models", has_begun=False)
+            raise_ours(error, service, "the list of models", has_begun=False, expected="list of models")
         finally:
             self._lines.give_back(line, is_whole=True)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ftlab_mlflow.chat.provider import Completed, TextDelta
+from ftlab_mlflow.chat.providers.service import sdk
 
 if TYPE_CHECKING:
     import ssl
@@ -74,8 +75,7 @@ class Line:
     """
 
     def __init__(self, make: MakeClient, options: Mapping[str, Any]) -> None:
-        import httpx2
-
+        httpx2 = sdk("httpx2")
         self._socket = _Socket()
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_IDLE_S)
         self.http = make(limits=limits, event_hooks={"request": [self._socket.watch]}, **options)
@@ -90,9 +90,8 @@ class Line:
 @lru_cache
 def shared_tls() -> ssl.SSLContext:
     """What the SDKs would check certificates with. Made once: reading all authorities takes 20 ms."""
-    import httpx2
-
-    return httpx2.create_ssl_context()
+    made: ssl.SSLContext = sdk("httpx2").create_ssl_context()
+    return made
 
 
 class Lines:

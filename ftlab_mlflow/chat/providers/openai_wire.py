@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from threading import Lock
 from typing import Any, Literal
 
@@ -16,12 +16,12 @@ from ftlab_mlflow.chat.provider import (
     ToolMessage,
     UserMessage,
 )
-from ftlab_mlflow.chat.providers import sdk_errors
+from ftlab_mlflow.chat.providers import foreign, sdk_errors
 from ftlab_mlflow.chat.providers.calls import PiecemealCalls, as_object, ids_of, sendable
 from ftlab_mlflow.chat.providers.connection import CONNECT_S, Line, Pieces
+from ftlab_mlflow.chat.providers.foreign import Unfinished, events
 from ftlab_mlflow.chat.providers.service import NO_TEMPERATURE, Service, sdk
 from ftlab_mlflow.control.wire import unicode
-from ftlab_mlflow.errors import ProviderError, StreamCut
 
 Finish = Literal["end", "calls", "length", "refused"]
 
@@ -29,6 +29,7 @@ _FINISH: Mapping[str, Finish] = {"length": "length", "content_filter": "refused"
 _LIMITS = {"max_completion_tokens": "max_tokens", "max_tokens": "max_completion_tokens"}
 """The option that says how much output there may be, in both of its spellings."""
 _MAY_GO = ("stream_options", "temperature", "tool_choice", *_LIMITS)
+_DONE = "[DONE]"
 _NO_LIMIT = "{model} takes no limit of {limit} tokens of output: its own is used"
 
 
@@ -47,13 +48,12 @@ class ChatCompletions:
 
     def pieces(self, service: Service, request: Request, line: Line) -> Pieces:
         """The reply to a request. Raises: as `Provider.stream`."""
-        client = client_of(service, line.http)
         told = sendable(_payload(request, self._provider, self._limit))
         changes = self._changes_of(service, request)
         while True:
             payload = _changed(told, changes)
             try:
-                yield from self._reply(client, service, request, payload, _note(request, changes))
+                yield from self._reply(line, service, request, payload, _note(request, changes))
             except _Refused as refused:
                 if not _adapt(changes, payload, refused.said):
                     sdk_errors.raise_ours(refused.error, service, request.model, has_begun=False)
@@ -67,33 +67,30 @@ class ChatCompletions:
             return dict(self._changes.get((service.base_url, request.model), {}))
 
     def _reply(
-        self, client: Any, service: Service, request: Request, payload: dict[str, Any], note: str | None
+        self, line: Line, service: Service, request: Request, payload: dict[str, Any], note: str | None
     ) -> Pieces:
         import httpx2
 
         reading = _Reading(ids_of(request.messages))
         timeout = httpx2.Timeout(request.timeout_s, connect=CONNECT_S)
+        content_type = None
         try:
             # As the body, not as arguments, each value of which the SDK looks at: 25 ms with all our tools.
-            with client.chat.completions.create(
+            with client_of(service, line.http).chat.completions.create(
                 model=request.model, messages=[], stream=True, extra_body=payload, timeout=timeout
             ) as stream:
-                yield from reading.texts(stream)
                 content_type = stream.response.headers.get("content-type", "")
+                yield from reading.texts(events(stream.response.iter_bytes()))
+            if not reading.is_whole:
+                raise Unfinished("a finish")
         except Exception as error:
             said = sdk_errors.refusal(error, service)
             if said is not None and not reading.has_begun:
                 raise _Refused(said, error) from error
-            if reading.finish is None or said is not None:
-                sdk_errors.raise_ours(error, service, request.model, has_begun=reading.has_begun)
-            content_type = ""  # the reply itself has come to its end before the connection did
-        if not reading.has_begun and "event-stream" not in content_type:
-            raise ProviderError(
-                f"{service.name} answers at {service.place} with {content_type or 'nothing'} instead of a "
-                f"stream: check {service.address_from}"
-            )
-        if reading.finish is None:
-            raise StreamCut(f"{service.name} ended its reply without a finish")
+            if not reading.is_whole or said is not None:  # else it ended before its connection did
+                sdk_errors.raise_ours(
+                    error, service, request.model, has_begun=reading.has_begun, content_type=content_type
+                )
         yield reading.completed(self._provider, request.model, note)
 
 
@@ -231,56 +228,70 @@ class _Reading:
     """A reply as far as it has come.
 
     Attributes:
-        has_begun: The server has sent a part of it. finish: None: it has not said that it ended.
+        has_begun: The server has sent a part of it.
     """
 
     def __init__(self, taken: set[str]) -> None:
         self.has_begun = False
-        self.finish: str | None = None
+        self._finish = ""
+        self._is_done = False
         self._taken = taken
         self._text: list[str] = []
         self._calls = PiecemealCalls()
         self._usage: Any = None
 
-    def texts(self, chunks: Any) -> Iterator[TextDelta]:
-        """Reads to the end, and gives the text on the way."""
-        for chunk in chunks:
+    def texts(self, data: Iterable[str]) -> Iterator[TextDelta]:
+        """Reads events to the end, and gives the text on the way."""
+        for each in data:
+            if each.strip() == _DONE:
+                self._is_done = True
+                return
+            chunk = foreign.object_of(each)
+            if chunk.get("error"):
+                raise foreign.ErrorEvent(chunk)
             self.has_begun = True
-            self._usage = getattr(chunk, "usage", None) or self._usage
-            for choice in (getattr(chunk, "choices", None) or [])[:1]:
-                self.finish = choice.finish_reason or self.finish
-                delta = choice.delta
-                for call in getattr(delta, "tool_calls", None) or []:
-                    self._calls.add(call)
-                text = getattr(delta, "content", None) or getattr(delta, "refusal", None)
-                if isinstance(text, str) and text:
-                    self._text.append(unicode(text))
-                    yield TextDelta(self._text[-1])
+            self._usage = chunk.get("usage") or self._usage
+            for choice in foreign.objects_in(chunk, "choices")[:1]:
+                yield from self._add(choice)
+
+    def _add(self, choice: Mapping[str, Any]) -> Iterator[TextDelta]:
+        if not choice.keys() & {"delta", "finish_reason"}:
+            raise foreign.Malformed("a choice holds nothing")
+        self._finish = foreign.text_in(choice, "finish_reason") or self._finish
+        delta = foreign.object_in(choice, "delta")
+        for call in foreign.objects_in(delta, "tool_calls"):
+            self._calls.add(call)
+        if text := foreign.text_in(delta, "content") or foreign.text_in(delta, "refusal"):
+            self._text.append(unicode(text))
+            yield TextDelta(self._text[-1])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server has said that it ended. Some say no reason for it: `[DONE]` is all."""
+        said = bool(self._text or self._calls.has_any)
+        return bool(self._finish) or (self._is_done and said and self._calls.are_whole)
 
     def completed(self, provider: str, model: str, note: str | None) -> Completed:
         """All of it."""
         calls, extras = self._calls.whole(self._taken)
         native = {"by": [provider, model], "extras": extras} if extras else None
-        finish = _FINISH.get(self.finish or "", "calls" if calls else "end")
+        finish = _FINISH.get(self._finish, "calls" if calls else "end")
         message = AssistantMessage("".join(self._text), calls, native)
         return Completed(message, usage_of(self._usage), finish, note)
 
 
 def usage_of(usage: Any) -> Usage | None:
-    """What a server says that a request took; None where it does not say."""
-    taken, given = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    """What a server says that a request took; None where it does not say, or what cannot be."""
+    try:
+        said = foreign.object_in({"usage": usage}, "usage")
+        taken, given, total = (
+            foreign.tokens_in(said, f"{each}_tokens") for each in ("prompt", "completion", "total")
+        )
+        details = foreign.object_in(said, "prompt_tokens_details")
+        cached, written = (foreign.tokens_in(details, f"{each}_tokens") for each in ("cached", "cache_write"))
+    except foreign.Malformed:
+        return None
     if taken is None or given is None:
         return None
-    total = _count(usage, "total_tokens") or 0
-    details = getattr(usage, "prompt_tokens_details", None)
-    return Usage(
-        taken,
-        max(given, total - taken),  # xAI counts thinking into the total only
-        min(taken, _count(details, "cached_tokens") or 0),
-        min(taken, _count(details, "cache_write_tokens") or 0),
-    )
-
-
-def _count(holder: Any, name: str) -> int | None:
-    value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
-    return value if isinstance(value, int) and value >= 0 else None
+    output = max(given, (total or 0) - taken)  # xAI counts thinking into the total only
+    return Usage(taken, output, min(taken, cached or 0), min(taken, written or 0))

@@ -1,8 +1,9 @@
-"""What the SDKs raise, as errors of ours: what happened, and what to do."""
+"""What the SDKs raise, or we over what a server sent, as errors of ours: what happened, and what to do."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import time
@@ -12,12 +13,13 @@ from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 from ftlab_mlflow.chat.providers.connection import CONNECT_S
-from ftlab_mlflow.chat.providers.service import Service
-from ftlab_mlflow.control.wire import one_line
+from ftlab_mlflow.chat.providers.foreign import Unfinished
+from ftlab_mlflow.chat.providers.service import Service, short
 from ftlab_mlflow.errors import (
     BadKey,
     ChatError,
     ContextOverflow,
+    FTLabError,
     ModelNotUsable,
     ProviderError,
     ProviderUnavailable,
@@ -26,7 +28,10 @@ from ftlab_mlflow.errors import (
     StreamCut,
 )
 
+logger = logging.getLogger("ftlab_mlflow")
+
 _LONGEST = 300
+_CANNOT_ASK = "cannot be asked: check {} and {}"
 _NO_TOOLS = re.compile(
     r"(not support|unsupported|no endpoints? found that support)\w* (for )?(the )?(tool|function)"
     r"|(tools?|tool[ _](calling|calls|use)|function calling) (is|are) not (supported|enabled)"
@@ -111,7 +116,7 @@ def refusal(error: Exception, service: Service) -> Refusal | None:
     return Refusal(
         None if status is None or status < 400 else status,
         words,
-        _short(service.without_secrets(message)),
+        short(service.without_secrets(message), _LONGEST),
         param if isinstance(param, str) else None,
         retry_after_s(headers),
     )
@@ -141,30 +146,67 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def raise_ours(error: Exception, service: Service, model: str, *, has_begun: bool) -> NoReturn:
-    """Raises an error of an SDK as one of ours; one that is none of theirs as it is.
+def raise_ours(
+    error: Exception,
+    service: Service,
+    model: str,
+    *,
+    has_begun: bool,
+    content_type: str | None = None,
+    expected: str = "chat completion",
+) -> NoReturn:
+    """Raises what an SDK, or our reading of what a server sent, has raised: as one of our errors.
 
     Args:
         has_begun: A part of the reply has come.
+        content_type: Of the stream; None: there is none.
+        expected: What should have come.
     """
-    ours = _translated(error, service, model, has_begun=has_begun)
-    if ours is None:
+    if isinstance(error, FTLabError):
         raise error
-    raise ours from error
+    _clean(error, service)
+    logger.debug("%s failed", service.name, exc_info=error)
+    if content_type is not None and not has_begun and "event-stream" not in content_type:
+        text = f"answers at {service.place} with {content_type or 'nothing'} instead of a stream"
+        raise service.error(ProviderError, f"{service.name} {text}: check {service.address_from}") from error
+    raise _translated(error, service, model, expected, has_begun=has_begun) from error
 
 
-def _translated(error: Exception, service: Service, model: str, *, has_begun: bool) -> ChatError | None:
+def _clean(error: BaseException, service: Service) -> None:
+    """Takes secrets out of an error and of all that led to it: a traceback shows them."""
+    found: BaseException | None = error
+    while found is not None:
+        found.args = tuple(
+            service.without_secrets(each) if isinstance(each, str) else each for each in found.args
+        )
+        found = found.__cause__ or found.__context__
+
+
+def _translated(
+    error: Exception, service: Service, model: str, expected: str, *, has_begun: bool
+) -> ChatError:
     import httpx2
 
     if said := refusal(error, service):
-        error.args = (service.without_secrets(str(error)),)  # a traceback shows it
         return _refused(said, service, model)
-    network = error if isinstance(error, httpx2.TransportError) else error.__cause__
-    if isinstance(network, httpx2.TransportError):
-        return _disconnected(network, service, has_begun=has_begun)
-    if isinstance(error, ValueError):  # of the JSON in an event
-        return StreamCut(f"{service.name} sent something that is no part of a reply: {_short(repr(error))}")
-    return None
+    cause = error if isinstance(error, httpx2.RequestError) else error.__cause__
+    if isinstance(cause, httpx2.TransportError):
+        return _disconnected(cause, service, has_begun=has_begun)
+    kind: type[ProviderError] = ProviderError
+    if isinstance(error, Unfinished):
+        kind, text = StreamCut, f"ended its reply without {error}"
+    elif isinstance(error, json.JSONDecodeError):
+        kind, text = StreamCut, f"sent broken JSON in the place of a {expected}: {error}"
+    elif isinstance(cause, httpx2.DecodingError):
+        kind = StreamCut if has_begun else ProviderError
+        text = f"sent what cannot be unpacked: {cause}; check {service.address_from}"
+    elif isinstance(cause, httpx2.TooManyRedirects):
+        text = f"sends requests from {service.place} on without an end: check {service.address_from}"
+    elif isinstance(error, httpx2.InvalidURL) or cause is not None:
+        text = _CANNOT_ASK.format(service.key_from or "its key", service.address_from)
+    else:
+        text = f"sent what is no {expected}: {error}"
+    return service.error(kind, f"{service.name} {text}")
 
 
 def _disconnected(error: Exception, service: Service, *, has_begun: bool) -> ChatError:
@@ -172,19 +214,19 @@ def _disconnected(error: Exception, service: Service, *, has_begun: bool) -> Cha
 
     if has_begun:
         why = "stopped sending" if isinstance(error, httpx2.TimeoutException) else "closed the connection"
-        return StreamCut(f"{service.name} {why} before the end of its reply")
+        return service.error(StreamCut, f"{service.name} {why} before the end of its reply")
     if isinstance(error, httpx2.ConnectTimeout):
         text = f"does not answer at {service.place} within {CONNECT_S:g} s"
     elif isinstance(error, httpx2.ConnectError):
-        text = f"cannot be reached at {service.place}: {_short(service.without_secrets(str(error)))}"
+        text = f"cannot be reached at {service.place}: {error}"
     elif isinstance(error, httpx2.TimeoutException):
         text = "took the request, but has not begun to reply in time"
     elif isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
-        text = f"cannot be asked: check {service.key_from or 'its key'} and {service.address_from}"
-        return ProviderError(f"{service.name} {text}")
+        text = _CANNOT_ASK.format(service.key_from or "its key", service.address_from)
+        return service.error(ProviderError, f"{service.name} {text}")
     else:
-        text = f"closed the connection without a reply: {_short(service.without_secrets(str(error)))}"
-    return ProviderUnavailable(f"{service.name} {text}")
+        text = f"closed the connection without a reply: {error}"
+    return service.error(ProviderUnavailable, f"{service.name} {text}")
 
 
 def _refused(said: Refusal, service: Service, model: str) -> ChatError:
@@ -193,26 +235,31 @@ def _refused(said: Refusal, service: Service, model: str) -> ChatError:
     with_status = f" ({status})" if status else ""
     is_about_key = status in (401, 403) or (status in (None, 400) and _BAD_KEY.search(words))
     if _NO_TOOLS.search(words) and status not in (401, 403, 429):
-        return ModelNotUsable(f"{model} of {name} cannot call tools, which this chat needs{shown}")
+        return service.error(
+            ModelNotUsable, f"{model} of {name} cannot call tools, which this chat needs{shown}"
+        )
     if status == 413 or (_TOO_LONG.search(words) and status not in (401, 402, 403, 404)):
-        return ContextOverflow(f"the conversation is longer than {model} of {name} takes{shown}")
+        return service.error(
+            ContextOverflow, f"the conversation is longer than {model} of {name} takes{shown}"
+        )
     if status == 402 or (_NO_CREDIT.search(words) and status not in (401, 404)):
-        return QuotaExceeded(f"the account at {name} has no credit left, or reached its limit{shown}")
+        return service.error(
+            QuotaExceeded, f"the account at {name} has no credit left, or reached its limit{shown}"
+        )
     if is_about_key:
         todo = f"check {service.key_from}" if service.key_from else "it asks for a key: see api_key_env"
         refused = "does not allow this" if status == 403 else "did not accept the key"
-        return BadKey(f"{name} {refused}{with_status}{shown}; {todo}")
+        return service.error(BadKey, f"{name} {refused}{with_status}{shown}; {todo}")
     if status == 429 or (status is None and "rate_limit" in words):
-        return RateLimited(f"{name} takes no more requests for now{with_status}{shown}", said.retry_after_s)
+        return service.error(
+            RateLimited, f"{name} takes no more requests for now{with_status}{shown}", said.retry_after_s
+        )
     if status == 404:
         todo = f"check the model's name ({model}) with `ftlab models`, and {service.address_from}"
-        return ProviderError(f"{name} found nothing at {service.place} (404){shown}; {todo}")
+        return service.error(ProviderError, f"{name} found nothing at {service.place} (404){shown}; {todo}")
     is_busy = status in _LATER or (status is not None and status >= 500 and status != 501)
     if is_busy or (status is None and _BUSY.search(words)):
-        return ProviderUnavailable(f"{name} failed on its side{with_status}{shown}", said.retry_after_s)
-    return ProviderError(f"{name} refused the request{with_status}{shown}")
-
-
-def _short(text: str) -> str:
-    line = " ".join(one_line(text).split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+        return service.error(
+            ProviderUnavailable, f"{name} failed on its side{with_status}{shown}", said.retry_after_s
+        )
+    return service.error(ProviderError, f"{name} refused the request{with_status}{shown}")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from ftlab_mlflow.errors import MissingExtra
+from ftlab_mlflow.control.wire import one_line
+from ftlab_mlflow.errors import ChatError, MissingExtra
+
+logger = logging.getLogger("ftlab_mlflow")
+
+Error = TypeVar("Error", bound=ChatError)
 
 _KEY = re.compile(r"[!-~]+")
 _LIKE_A_KEY = re.compile(r"\b(?:sk|xai|pk|gsk|hf)[-_][\w*.…-]{8,}|\b(?:Bearer|Basic)\s+[\w+/=.~-]{16,}")
 _SHORTEST_SECRET = 4
+_LONGEST_ERROR = 500
 
 
 @dataclass(frozen=True)
@@ -41,15 +48,27 @@ class Service:
     @property
     def place(self) -> str:
         """The address as texts show it."""
-        parts = urlsplit(self.base_url)
+        try:
+            parts = urlsplit(self.base_url)
+        except ValueError:
+            return "its address"
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    def error(self, kind: type[Error], text: str, *more: Any) -> Error:
+        """An error of ours: all errors about a service are made here. Anything in its text may be the server's.
+
+        Args:
+            text: It becomes one short line without secrets. more: Other arguments of `kind`.
+        """
+        return kind(short(self.without_secrets(text), _LONGEST_ERROR), *more)
 
     def without_secrets(self, text: str) -> str:
         """A text in which a server may have repeated what it was sent."""
         secrets = [self.key, *self.headers.values()]
         secrets += [part for value in self.headers.values() for part in value.split()]
+        known = (NO_KEY, self.name)  # many give a server that asks for a key its own name
         for secret in sorted(secrets, key=len, reverse=True):
-            if len(secret) >= _SHORTEST_SECRET and secret != NO_KEY:
+            if len(secret) >= _SHORTEST_SECRET and secret not in known:
                 text = text.replace(secret, "…")
         return _LIKE_A_KEY.sub("…", text)
 
@@ -59,6 +78,12 @@ NO_KEY = "no-key"
 
 NO_TEMPERATURE = "{model} takes no temperature of your choice: its own is used"
 """What a person is told where it had to be left out."""
+
+
+def short(text: str, longest: int) -> str:
+    """A text in one line that can be printed, cut to so many characters."""
+    line = " ".join(one_line(text).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def key_in(variable: str) -> str | None:
@@ -77,7 +102,7 @@ def why_no_key(provider: str, variable: str) -> str | None:
 
 
 def sdk(name: str) -> Any:
-    """The package `openai` or `anthropic`.
+    """The package `openai`, `anthropic` or `httpx2`, over which both of them speak.
 
     Raises:
         MissingExtra: It is not installed.
@@ -85,9 +110,14 @@ def sdk(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingExtra(str(error.name), "chat") from error
+        raise MissingExtra(error.name or name, "chat") from error
 
 
 def why_no_sdk(name: str) -> str | None:
     """What to do where a package is not installed; None: it is."""
-    return None if importlib.util.find_spec(name) else str(MissingExtra(name, "chat"))
+    try:
+        is_there = importlib.util.find_spec(name) is not None
+    except Exception:  # of whatever finds packages here
+        logger.debug("looking for %s", name, exc_info=True)
+        is_there = False
+    return None if is_there else str(MissingExtra(name, "chat"))
