@@ -190,6 +190,8 @@ class ChatStore:
         cached_tokens: int | None = None,
         cache_write_tokens: int | None = None,
         cost_usd: float | None,
+        counted_usd: float | None = None,
+        counted_tokens: int | None = None,
         requests: int = 1,
         seconds: float = 0.0,
         first_token_s: float | None = None,
@@ -198,8 +200,11 @@ class ChatStore:
         """Keeps what one answer took. None is: not known, which is never summed as 0.
 
         Args:
-            model: Its id, such as `openai/gpt-4o-mini`. requests: To the model. at: None is now.
+            model: Its id, such as `openai/gpt-4o-mini`.
+            counted_usd, counted_tokens: What budgets count; None: what is known.
+            requests: To the model. at: None is now.
         """
+        known = (input_tokens or 0) + (output_tokens or 0)
         row = StoredUsage(
             id=new_id(),
             user=user,
@@ -212,6 +217,8 @@ class ChatStore:
             cache_write_tokens=known_tokens(cache_write_tokens),
             output_tokens=known_tokens(output_tokens),
             cost_usd=known_number(cost_usd),
+            counted_usd=known_number(cost_usd if counted_usd is None else counted_usd) or 0.0,
+            counted_tokens=known_tokens(known if counted_tokens is None else counted_tokens) or 0,
             requests=requests,
             seconds=known_number(seconds) or 0.0,
             first_token_s=known_number(first_token_s),
@@ -245,7 +252,7 @@ class ChatStore:
         begin = usage.begin_of_day(now.astimezone(zone).date(), zone)
         rows = self.usage(user, since=begin, by=())
         return (
-            Spent(rows[0].cost_usd, rows[0].tokens, rows[0].unknown_cost_answers)
+            Spent(rows[0].counted_usd, rows[0].counted_tokens, rows[0].unknown_cost_answers)
             if rows
             else Spent(0.0, 0, 0)
         )

@@ -110,6 +110,7 @@ class StoredUsage(Base):
         model: Its id, such as `openai/gpt-4o-mini`.
         input_tokens, output_tokens: None where a server did not say. Cached ones are part of the input.
         cost_usd: None where the price is not known.
+        counted_usd, counted_tokens: What budgets count: estimated where it is not known.
     """
 
     __tablename__ = "ftlab_usage"
@@ -129,6 +130,8 @@ class StoredUsage(Base):
     cache_write_tokens: Mapped[int | None] = mapped_column(BigInteger)
     output_tokens: Mapped[int | None] = mapped_column(BigInteger)
     cost_usd: Mapped[float | None]
+    counted_usd: Mapped[float]
+    counted_tokens: Mapped[int] = mapped_column(BigInteger)
     requests: Mapped[int]
     seconds: Mapped[float]
     first_token_s: Mapped[float | None]

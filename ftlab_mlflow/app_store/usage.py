@@ -25,6 +25,7 @@ class UsageRow:
     Attributes:
         input_tokens: With the cached ones, and those written to the cache. Of the answers that are known.
         cost_usd: Of the answers whose cost is known; the others are in `unknown_cost_answers`.
+        counted_usd, counted_tokens: What budgets count: what is not known is estimated in them.
         unknown_token_answers: Answers whose server did not say how many tokens they took.
         requests: Requests to models. seconds: Spent answering.
         day, model, user, chat_id: What the row is of; None where it was not asked for by that.
@@ -39,6 +40,8 @@ class UsageRow:
     cost_usd: float
     unknown_cost_answers: int
     unknown_token_answers: int
+    counted_usd: float
+    counted_tokens: int
     requests: int
     seconds: float
     day: date | None = None
@@ -148,4 +151,6 @@ def merged(found: Sequence[Any], by: Sequence[By], zone: tzinfo) -> list[UsageRo
 
 
 def _number(name: str, value: Any) -> Any:
-    return float(value) if name in ("cost_usd", "seconds") else int(value)  # PostgreSQL sums to Decimal
+    return (
+        float(value) if name in ("cost_usd", "counted_usd", "seconds") else int(value)
+    )  # PostgreSQL sums to Decimal

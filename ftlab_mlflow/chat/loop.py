@@ -41,7 +41,7 @@ _SAID: dict[Stopped, str] = {
     "time": "Ended early: it reached the limit of time (FTLAB_CHAT_SECONDS).",
     "dollars": "Ended early: it reached the limit of dollars in one answer (FTLAB_CHAT_USD).",
     "tokens per day": "Ended early: today's tokens are used up (FTLAB_CHAT_TOKENS_PER_DAY).",
-    "dollars per day": "Ended early: today's dollars are spent (FTLAB_CHAT_USD_PER_DAY).",
+    "dollars per day": "Ended early: today's dollars are spent ({usd_per_day_from}).",
     "user": "Stopped by you.",
     "cut": "The reply was cut here.",
 }
@@ -82,7 +82,7 @@ class Answering:
     def run(self) -> Generator[Event, None, None]:
         """All of it. Raises: as `answer`."""
         if limit := _day_limit(self.asking, self.asking.spent):
-            said = _SAID[limit].removeprefix("Ended early: ")
+            said = self._said(limit).removeprefix("Ended early: ")
             raise BudgetReached(f"{said} Slash commands such as /rank cost nothing.")
         try:
             try:
@@ -163,13 +163,10 @@ class Answering:
             self.notes.append("The provider's filter ended the reply.")
 
     def _spent(self, said: Reply) -> Spent:
-        """What a reply took; its tokens estimated where the server does not say."""
+        """What a reply took; estimated where the server does not say."""
         price = self.asking.chosen.model.price
-        if said.usage is None:
-            return Spent(tokens=said.input_estimate + tokens_of(said.text))
-        return Spent(
-            price.cost(said.usage) if price else 0.0, said.usage.input_tokens + said.usage.output_tokens
-        )
+        usage = said.usage or Usage(said.input_estimate, tokens_of(said.text))
+        return Spent(price.cost(usage) if price else 0.0, usage.input_tokens + usage.output_tokens)
 
     def _limit(self) -> Stopped | None:
         """The limit that is reached."""
@@ -228,6 +225,9 @@ class Answering:
         last = self.rounds[-1] if self.rounds else None
         return last.text if last and not last.runs else ""
 
+    def _said(self, stopped: Stopped) -> str:
+        return _SAID[stopped].format(usd_per_day_from=self.asking.limits.usd_per_day_from)
+
     def _runs(self) -> list[ToolRun]:
         return [run for each in self.rounds for run in each.runs]
 
@@ -237,7 +237,7 @@ class Answering:
         if not text.strip():
             text += self._instead()
         if self.stopped:
-            text = f"{text}\n\n*{_SAID[self.stopped]}*"
+            text = f"{text}\n\n*{self._said(self.stopped)}*"
         usages = [each.usage for each in self.rounds if each.usage]
         is_known = len(usages) == len(self.rounds)
         price = self.asking.chosen.model.price
@@ -286,8 +286,9 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
 
 def _day_limit(asking: Asking, spent: Spent) -> Stopped | None:
     """The limit of a day that is reached."""
-    limits = asking.limits
-    if limits.usd_per_day is not None and spent.usd >= limits.usd_per_day:
+    limits, price = asking.limits, asking.chosen.model.price
+    costs = price is not None and price.cost(Usage(1000, 1000)) > 0
+    if costs and limits.usd_per_day is not None and spent.usd >= limits.usd_per_day:
         return "dollars per day"
     if limits.tokens_per_day is not None and spent.tokens >= limits.tokens_per_day:
         return "tokens per day"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +24,9 @@ from ftlab_mlflow.chat.plugins import load_providers
 from ftlab_mlflow.chat.provider import Provider, Surroundings
 from ftlab_mlflow.chat.scope import Scope
 from ftlab_mlflow.chat.tracing import Tracer
-from ftlab_mlflow.errors import ChatError, FTLabError
+from ftlab_mlflow.errors import AppStoreError, AppStoreUnavailable, ChatError, ChatNotFound, FTLabError
+
+logger = logging.getLogger("ftlab_mlflow")
 
 _TITLE = 80
 """Characters of a chat's title, as its first question gives it."""
@@ -170,7 +173,8 @@ class ChatService:
         limits = Limits.from_environment()
         if preferences.chat_usd_per_day is not None:
             own = preferences.chat_usd_per_day
-            limits = replace(limits, usd_per_day=min(own, limits.usd_per_day or own))
+            if limits.usd_per_day is None or own < limits.usd_per_day:
+                limits = replace(limits, usd_per_day=own, usd_per_day_from="your limit on the page Settings")
         began = datetime.now(UTC)
         asking = Asking(
             question=question,
@@ -190,11 +194,12 @@ class ChatService:
             for event in answering.run():
                 if isinstance(event, Answered):
                     is_kept = True
-                    self._finished(chat, asking, event.answer, began, question_id)
-                yield event
+                    yield Answered(self._finished(chat, answering, event.answer, began, question_id))
+                else:
+                    yield event
         except (GeneratorExit, KeyboardInterrupt):  # nobody waits: what came is kept, and what it took
             if not is_kept and (left := answering.left()):
-                self._finished(chat, asking, left, began, question_id)
+                self._finished(chat, answering, left, began, question_id)
             raise
 
     def _context(self, chat: Chat) -> dict[str, Any]:
@@ -213,10 +218,32 @@ class ChatService:
         today = self.store.chats.spent_today(self.user, now)
         return Spent(today.cost_usd, today.tokens)
 
-    def _finished(self, chat: Chat, asking: Asking, made: Answer, began: datetime, question_id: str) -> None:
-        """Keeps an answer, what it took, and its trace."""
-        model, usage = asking.chosen.model, made.usage
-        # Usage first: what was spent is counted also if the chat was deleted meanwhile.
+    def _finished(
+        self, chat: Chat, answering: Answering, made: Answer, began: datetime, question_id: str
+    ) -> Answer:
+        """Keeps an answer, what it took, and its trace. What cannot be kept is said in its notes."""
+        model = answering.asking.chosen.model
+        try:
+            # Usage first: what was spent is counted also if the chat was deleted meanwhile.
+            _patiently(lambda: self._count(chat, answering, made, began))
+            _patiently(lambda: self._keep(chat, made, question_id))
+        except (AppStoreError, ChatNotFound) as error:
+            logger.error("an answer could not be kept: %s", error)
+            made = replace(made, notes=(*made.notes, f"This answer could not be kept: {error}"))
+        if self._tracer:
+            self._tracer.trace(
+                answering.asking.question,
+                made,
+                began=began,
+                tracking_uri=self.tracking_uri,
+                user=self.user,
+                chat_id=chat.id,
+                model=model,
+            )
+        return made
+
+    def _count(self, chat: Chat, answering: Answering, made: Answer, began: datetime) -> None:
+        model, taken, usage = answering.asking.chosen.model, answering.taken, made.usage
         self.store.chats.record_usage(
             self.user,
             chat.id,
@@ -228,25 +255,27 @@ class ChatService:
             cache_write_tokens=usage.cache_write_tokens if usage else None,
             output_tokens=usage.output_tokens if usage else None,
             cost_usd=made.cost_usd,
+            counted_usd=taken.usd,
+            counted_tokens=taken.tokens,
             requests=len(made.rounds),
             seconds=made.seconds,
             first_token_s=made.first_token_s,
         )
-        self._keep(chat, made, question_id)
-        if self._tracer:
-            self._tracer.trace(
-                asking.question,
-                made,
-                began=began,
-                tracking_uri=self.tracking_uri,
-                user=self.user,
-                chat_id=chat.id,
-                model=model,
-            )
 
     def _keep(self, chat: Chat, made: Answer, question_id: str) -> None:
         data = made.to_dict() | {_QUESTION: question_id}
         self.store.chats.add_message(chat, "assistant", made.text, data)
+
+
+def _patiently(write: Callable[[], None]) -> None:
+    """Writes to the app database, also where it is busy for a while: each try waits for it by itself."""
+    for is_last in (False, False, True):
+        try:
+            return write()
+        except AppStoreUnavailable:
+            if is_last:
+                raise
+    return None
 
 
 def scope_of(chat: Chat) -> Scope:

@@ -73,12 +73,31 @@ def test_all_of_it_is_summed(chats: ChatStore) -> None:
         cost_usd=pytest.approx(0.03),
         unknown_cost_answers=0,
         unknown_token_answers=0,
+        counted_usd=pytest.approx(0.03),
+        counted_tokens=450,
         requests=4,
         seconds=3.0,
         day=date(2026, 3, 1),
     )
     assert row.tokens == 450
     assert chats.usage(by=()) == [UsageRow(**{**vars(row), "day": None})]
+
+
+def test_a_budget_counts_estimates_of_what_is_not_known(chats: ChatStore) -> None:
+    how = {"provider": "openai", "model": "openai/m", "at": NOON}
+    chats.record_usage(
+        "alice",
+        None,
+        input_tokens=None,
+        output_tokens=None,
+        cost_usd=None,
+        counted_usd=0.5,
+        counted_tokens=9,
+        **how,
+    )
+    chats.record_usage("alice", None, input_tokens=10, output_tokens=5, cost_usd=0.25, **how)
+    assert chats.spent_today("alice", NOON) == Spent(0.75, 24, 1)
+    assert chats.usage(by=())[0].cost_usd == 0.25
 
 
 def test_nothing_is_no_row(chats: ChatStore) -> None:
@@ -201,6 +220,8 @@ def test_a_year_of_answers_is_read_at_once(app: AppStore) -> None:
             "input_tokens": 10,
             "output_tokens": 5,
             "cost_usd": None if number % 10 == 0 else 0.001,
+            "counted_usd": 0.001,
+            "counted_tokens": 15,
             "requests": 1,
             "seconds": 1.0,
         }

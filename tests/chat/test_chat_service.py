@@ -144,8 +144,51 @@ def test_a_persons_own_budget_is_the_lower_one(
     ask(chats, "first?", model_id=MODEL)
     chosen = chats.store.preferences("ada").model_copy(update={"chat_usd_per_day": 0.01})
     chats.store.save("ada", chosen)
+    with pytest.raises(BudgetReached, match="your limit on the page Settings"):
+        ask(chats, "second?", model_id=MODEL)
+
+
+def test_dollars_are_no_limit_where_nothing_costs(
+    chats: ChatService, serve: Callable[..., OpenAIServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve([Reply("One.", usage=Tokens(1_000_000, 0))])
+    ask(chats, "first?", model_id=MODEL)
+    monkeypatch.setenv("FTLAB_CHAT_USD_PER_DAY", "0.1")
+    with pytest.raises(BudgetReached, match="FTLAB_CHAT_USD_PER_DAY"):
+        ask(chats, "second?", model_id=MODEL)
+    local = serve([Reply("Two.")])
+    local.models.append("own")
+    monkeypatch.setenv("LOCAL_BASE_URL", local.base_url)
+    fresh = ChatService("ada", chats.tracking_uri, chats.store)
+    assert ask(fresh, "second?", model_id="local/own").cost_usd is None
+
+
+def test_a_budget_counts_what_is_not_known(
+    chats: ChatService, serve: Callable[..., OpenAIServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve([Reply("One.", usage=None)])
+    assert ask(chats, "first?", model_id=MODEL).cost_usd is None
+    monkeypatch.setenv("FTLAB_CHAT_USD_PER_DAY", "0.0001")
     with pytest.raises(BudgetReached):
         ask(chats, "second?", model_id=MODEL)
+    (row,) = chats.store.chats.usage("ada")
+    assert (row.cost_usd, row.unknown_cost_answers) == (0, 1)
+    assert 0.0001 < row.counted_usd < 0.01
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(
+    chats: ChatService, serve: Callable[..., OpenAIServer]
+) -> None:
+    """Its chat is deleted meanwhile: what it took is counted."""
+    serve([Reply("One.")])
+    chat = chats.open()
+    events = chats.ask(chat.id, "first?", model_id=MODEL)
+    next(events)
+    chats.store.chats.delete("ada", chat.id)
+    _, answer = collect(events)
+    assert answer.text == "One."
+    assert "could not be kept" in answer.notes[-1]
+    assert chats.store.chats.usage("ada")[0].answers == 1
 
 
 def test_preferences_choose_where_nobody_asks(

@@ -238,7 +238,7 @@ def test_lines_of_a_pipe_are_questions(serve: Serve, tracking_uri: str) -> None:
     server = serve([Reply("One."), Failure(401), Reply("Three.")])
     talk = ftlab_process("chat", "--tracking-uri", tracking_uri, stdin=subprocess.PIPE)
     out, err = talk.communicate("first?\n\nsecond?\n/calc 1+1\nthird?\n/quit\nnever?\n", timeout=90)
-    assert talk.returncode == 0
+    assert talk.returncode == 0, err
     assert out.index("One.") < out.index("2") < out.index("Three.")
     assert "OPENAI_API_KEY" in err
     assert len(server.requests) == 3

@@ -46,6 +46,8 @@ def upgrade() -> None:
         sa.Column("cache_write_tokens", sa.BigInteger),
         sa.Column("output_tokens", sa.BigInteger),
         sa.Column("cost_usd", sa.Float),
+        sa.Column("counted_usd", sa.Float, nullable=False),
+        sa.Column("counted_tokens", sa.BigInteger, nullable=False),
         sa.Column("requests", sa.Integer, nullable=False),
         sa.Column("seconds", sa.Float, nullable=False),
         sa.Column("first_token_s", sa.Float),
