@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from chat_requests import asked, text_of, told
-from conftest import KEY, Served
-from model_servers import Failure, Reply
+from conftest import KEY, Make, Served
+from model_servers import Failure, OpenAIServer, Reply
 
 from ftlab_mlflow.chat.provider import Provider, Request
 from ftlab_mlflow.errors import (
@@ -243,6 +243,68 @@ def test_a_server_that_stops_in_the_middle(served: Served) -> None:
     with served.server([Reply("one two three", hold=Event(), hold_at=4)]) as server:
         error = raised(served.use(server), asked("Hello?", timeout_s=0.2))
     assert type(error) is StreamCut
+
+
+# --- what a server should not send --------------------------------------------------------------------
+
+
+def test_no_text_holds_the_key(served: Served) -> None:
+    """Wherever a server repeats it, and however long what it sends is."""
+    long = "x" * 2000 + KEY
+    for answer in (
+        Reply(raw=[b"data: \xff " + KEY.encode() + b"\n\n"]),
+        Reply(raw=[f'{{"{KEY}": nothing}}']),
+        Reply(raw=[f'"{KEY}"']),
+        Failure(200, body=long, headers={"Content-Type": f"text/{long[-100:]}"}),
+        Failure(200, body=KEY, headers={"Content-Encoding": "gzip", "Content-Type": "text/event-stream"}),
+        Failure(307, body="", headers={"Location": f"{KEY}://{KEY}/"}),
+        Failure(307, body="", headers={"Location": f"http://[{KEY}"}),
+        Failure(307, body="", headers={"Location": f"http://127.0.0.1:9/{KEY}"}),
+        Failure(400, body=f'{{"error": {{"message": ["{KEY}"], "type": ["{KEY}"], "code": "{KEY}"}}}}'),
+    ):
+        assert isinstance(failing(served, answer), ProviderError)
+
+
+def test_a_name_that_is_the_key_is_shown(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with OpenAIServer() as server:
+        provider = make("local", server)
+    monkeypatch.setenv("VLLM_API_KEY", "vllm")
+    assert str(raised(provider)).startswith("vllm cannot be reached at http://127.0.0.1")
+
+
+def test_redirects_without_an_end(served: Served) -> None:
+    again = Failure(307, body="", headers={"Location": served.server.chat_path})
+    with served.server(lambda request: again) as server:
+        error = raised(served.use(server))
+    assert type(error) is ProviderError
+    assert "without an end: check" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+def test_what_cannot_be_unpacked(served: Served, kind: str) -> None:
+    packed = Failure(200, body="no gzip", headers={"Content-Encoding": "gzip", "Content-Type": kind})
+    assert type(failing(served, packed)) is ProviderError
+
+
+@pytest.mark.parametrize("body", ["<html>Hello</html>", '{"type": "message", "content": []}', ""])
+@pytest.mark.parametrize("kind", ["text/html", "application/json"])
+def test_what_is_no_stream(served: Served, body: str, kind: str) -> None:
+    error = failing(served, Failure(200, body=body, headers={"Content-Type": kind}))
+    assert type(error) is ProviderError
+    assert f"with {kind} instead of a stream: check " in str(error)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[bad", "http://127.0.0.1:99999999", "ftp://127.0.0.1", "nowhere"]
+)
+@pytest.mark.parametrize("name", ["openai", "anthropic", "xai"])
+def test_an_address_that_is_none(make: Make, name: str, address: str) -> None:
+    class At:
+        base_url = address
+
+    error = raised(make(name, At))
+    assert isinstance(error, ProviderError)
+    assert address in str(error) or f"{name.upper()}_BASE_URL" in str(error)
 
 
 # --- leaving -----------------------------------------------------------------------------------------

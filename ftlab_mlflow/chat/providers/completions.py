@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ftlab_mlflow.chat.provider import Request
 from ftlab_mlflow.chat.providers.connection import Line, Lines, Streaming
+from ftlab_mlflow.chat.providers.foreign import Malformed
 from ftlab_mlflow.chat.providers.openai_wire import ChatCompletions, client_of
 from ftlab_mlflow.chat.providers.sdk_errors import raise_ours
 from ftlab_mlflow.chat.providers.service import Service, sdk
@@ -42,9 +43,10 @@ class Completions:
             ProviderError, ModelNotUsable: It did not say.
         """
         with self._asking(service) as line:
-            return [
-                each for each in client_of(service, line.http).models.list(timeout=timeout_s).data if each.id
-            ]
+            found = list(client_of(service, line.http).models.list(timeout=timeout_s).data)
+            if not all(isinstance(each.id, str) for each in found):
+                raise Malformed("a model without an id")
+            return found
 
     def json_at(self, service: Service, url: str, headers: Mapping[str, str], timeout_s: float) -> Any:
         """The JSON at another address of a service; None where it answers with an error.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ftlab_mlflow.chat.providers.connection import CONNECT_S
 from ftlab_mlflow.chat.providers.foreign import Unfinished
@@ -103,12 +103,13 @@ def refusal(error: Exception, service: Service) -> Refusal | None:
     inner = inner if isinstance(inner, Mapping) else {"message": inner}
     inner = {**inner, **inner["detail"]} if isinstance(inner.get("detail"), Mapping) else inner
     said = inner.get("message") or inner.get("detail") or ""
-    message = said if isinstance(said, str) else json.dumps(said, default=str)
+    message = said if isinstance(said, str) else _as_json(said)
     if re.match(r"\s*<", message):
         title = re.search(r"<title[^>]*>(.*?)</title", message, re.IGNORECASE | re.DOTALL)
         message = title[1] if title else "a web page"
     code, kind = inner.get("code"), inner.get("type")
-    words = " ".join(str(each) for each in (code, inner.get("error_code"), kind, message) if each)
+    told = (code, inner.get("error_code"), kind, message)
+    words = " ".join(str(each) for each in told if each and isinstance(each, str | int))
     if status is None or status < 400:  # in a stream
         status = code if isinstance(code, int) else _status_in(message)
     headers = getattr(getattr(error, "response", None), "headers", {})
@@ -120,6 +121,13 @@ def refusal(error: Exception, service: Service) -> Refusal | None:
         param if isinstance(param, str) else None,
         retry_after_s(headers),
     )
+
+
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return ""
 
 
 def _status_in(message: str) -> int | None:
@@ -139,7 +147,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         except ValueError:
             try:
                 seconds = parsedate_to_datetime(text).timestamp() - time.time()
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
         if math.isfinite(seconds):
             return max(0.0, seconds)
@@ -166,10 +174,12 @@ def raise_ours(
         raise error
     _clean(error, service)
     logger.debug("%s failed", service.name, exc_info=error)
+    if said := refusal(error, service):
+        raise _refused(said, service, model) from error
     if content_type is not None and not has_begun and "event-stream" not in content_type:
         text = f"answers at {service.place} with {content_type or 'nothing'} instead of a stream"
         raise service.error(ProviderError, f"{service.name} {text}: check {service.address_from}") from error
-    raise _translated(error, service, model, expected, has_begun=has_begun) from error
+    raise _translated(error, service, expected, has_begun=has_begun) from error
 
 
 def _clean(error: BaseException, service: Service) -> None:
@@ -182,13 +192,9 @@ def _clean(error: BaseException, service: Service) -> None:
         found = found.__cause__ or found.__context__
 
 
-def _translated(
-    error: Exception, service: Service, model: str, expected: str, *, has_begun: bool
-) -> ChatError:
+def _translated(error: Exception, service: Service, expected: str, *, has_begun: bool) -> ChatError:
     import httpx2
 
-    if said := refusal(error, service):
-        return _refused(said, service, model)
     cause = error if isinstance(error, httpx2.RequestError) else error.__cause__
     if isinstance(cause, httpx2.TransportError):
         return _disconnected(cause, service, has_begun=has_begun)

@@ -51,11 +51,11 @@ class Service:
         try:
             parts = urlsplit(self.base_url)
         except ValueError:
-            return "its address"
+            return f"what {self.address_from} says"
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     def error(self, kind: type[Error], text: str, *more: Any) -> Error:
-        """An error of ours: all errors about a service are made here. Anything in its text may be the server's.
+        """An error of ours. All about a service are made here: any part of a text may be the server's.
 
         Args:
             text: It becomes one short line without secrets. more: Other arguments of `kind`.
