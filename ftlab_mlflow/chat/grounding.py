@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +35,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _OPERAND = re.compile(r"[^\W\d]\w*(?:\s*\()?|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _DIGIT = re.compile(r"\d")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+_HUNDRED = re.compile(r"\b100\b")
 _PERCENT = re.compile("percent|pct|%")
 _WITHIN_WORD = re.compile("[-/@]")
 _SIZE = re.compile(r"\d[\d.]*(?:[bmkt]|bit)")
@@ -67,7 +68,7 @@ class Facts:
             return
         self._sorted = None
         own = {key: value for key, value in result.items() if key not in _ECHOES}
-        left: list[tuple[Any, bool, bool]] = [(own, False, "100" in str(expression))]
+        left: list[tuple[Any, bool, bool]] = [(own, False, bool(_HUNDRED.search(str(expression))))]
         while left:
             value, is_name, is_percent = left.pop()
             if isinstance(value, Mapping):
@@ -82,9 +83,7 @@ class Facts:
             elif isinstance(value, str):
                 self._text(value, is_name=is_name)
             elif isinstance(value, int | float) and not isinstance(value, bool):
-                self._value(value)
-                if is_percent:
-                    self._value(value * PERCENT[0])
+                self._value(value, is_percent=is_percent)
 
     def has(self, claim: Claim) -> bool:
         """Whether a tool returned what a text states.
@@ -125,7 +124,7 @@ class Facts:
         if values and all(isinstance(each, Mapping) for each in values):
             self._values.add(float(len(values)))
 
-    def _value(self, value: float) -> None:
+    def _value(self, value: float, *, is_percent: bool = False) -> None:
         try:
             number = float(value)
         except OverflowError:  # an integer beyond all floats
@@ -133,6 +132,8 @@ class Facts:
         if not math.isfinite(number):
             return
         self._values.add(number)
+        if is_percent:
+            self._values.add(number * PERCENT[0])
         if _EPOCH[0] <= number <= _EPOCH[1]:
             at = datetime.fromtimestamp(number, UTC)
             for each in (at, at + timedelta(seconds=30)):  # cut, and rounded to the minute
@@ -168,7 +169,7 @@ class Facts:
                 self._word(piece.text, is_name=is_name)
             if piece.claim is not None and not is_name:
                 self._stated(piece.claim)
-        if 1 < len(made) and len(text) <= _LONGEST_NAME and any(piece.claim for piece in made):
+        if len(made) > 1 and len(text) <= _LONGEST_NAME and any(piece.claim for piece in made):
             self.names.add(visible(text))
 
     def _word(self, text: str, *, is_name: bool) -> None:
@@ -275,7 +276,8 @@ class Marker:
     are left out; a mark that the model itself wrote is not doubled.
 
     Checked are numbers written in digits, anywhere in the text. Not checked are numbers in words (five, 2nd),
-    digits in names (`run-12`, `v1.2`; but `loss0.5` unless a result has that word), addresses, and the numbers of lists, headings and footnotes.
+    digits in names (`run-12`, `v1.2`), addresses, and the numbers of lists, headings and footnotes. In a word
+    that no result has, a decimal behind a letter is checked (`loss0.5`).
 
     Attributes:
         unverified: The numbers that were marked, as written, without units: each once, in order.

@@ -227,7 +227,9 @@ def _number(text: str, behind: str, word: str) -> Found | None:
         end, exponent = power.end(), power[1]
     measured = _measured(text, end)
     if measured is None:
-        return None
+        if mantissa[-1].isdecimal() and "." not in mantissa:
+            return None
+        measured = end, end, None, True  # no identifier begins with a fraction
     attached, end, factors, is_claim = measured
     if not is_claim or (behind.endswith("[^") and text[end : end + 1] == "]"):
         return end, None
@@ -323,11 +325,13 @@ def _stated(
     half = _half(digits, power)
     if not value:
         half = 0.0
+    elif "." not in digits and exponent is not None:
+        half = min(half, _RELATIVE * value)
     elif "." not in digits and is_rough:
         zeros = len(digits) - len(digits.rstrip("0"))
-        half = max(half, min(_half(digits, power + zeros), _RELATIVE * value))
-    elif "." not in digits and is_bare:
-        half = 0.0 if exponent is None and value < 100 else min(half, _RELATIVE * value)
+        half = max(half, min(_half(digits, zeros), _RELATIVE * value))
+    elif "." not in digits and is_bare and value < 100:
+        half = 0.0
     return Stated(-value if sign == "-" else value, half, factors, is_signed=bool(sign))
 
 
