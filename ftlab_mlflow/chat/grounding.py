@@ -47,8 +47,9 @@ class Facts:
     """What the tools of a conversation have returned. It grows.
 
     Numbers are taken from everywhere but from names and from what repeats the model's own arguments, also
-    where they stand in texts; the number of objects of a list or a table counts as returned. What people
-    write, as the question, is no fact. What was calculated is one if it was calculated from facts.
+    where they stand in texts; the number of objects of a list or a table counts as returned, without a unit.
+    What people write, as the question, is no fact. What was calculated is one if it was calculated from
+    facts.
 
     Attributes:
         names: Names and short texts in results, which may be quoted with the numbers in them.
@@ -56,6 +57,7 @@ class Facts:
 
     def __init__(self) -> None:
         self._values: set[float] = set()
+        self._counts: set[int] = set()
         self._moments: set[Moment] = set()
         self._parts: set[str] = set()
         self.names = _Names()
@@ -122,7 +124,7 @@ class Facts:
         """As many as there are, if they are objects."""
         values = list(values)
         if values and all(isinstance(each, Mapping) for each in values):
-            self._values.add(float(len(values)))
+            self._counts.add(len(values))
 
     def _value(self, value: float, *, is_percent: bool = False) -> None:
         try:
@@ -196,6 +198,8 @@ class Facts:
             return stated in self._moments
         if not math.isfinite(stated.value):
             return False
+        if stated.factors == (1.0,) and any(abs(n - stated.value) <= stated.half for n in self._counts):
+            return True
         if self._sorted is None:
             self._sorted = sorted(self._values), sorted({abs(value) for value in self._values})
         signed, sizes = self._sorted

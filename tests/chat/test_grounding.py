@@ -184,6 +184,7 @@ def test_what_is_rounded_or_joined_rightly_is_verified(text: str) -> None:
         ),
         ("0.43751% [unverified], 0.5 % [unverified], 0.4375 percent [unverified]", [0.43751, 0.5, 0.4375]),
         ("It took 7h [unverified] and is 0.97x [unverified], 0.96x [unverified]", [7, 0.97, 0.96]),
+        ("In 4 runs it took 4h [unverified], 4 GB [unverified] and 4 % [unverified]", [4]),
         ("It is 0.95x [unverified], 0.94 [unverified]", [0.95, 0.94]),
         ("eval_loss0.55 [unverified], x0.55 [unverified] loss_0.55 [unverified]", [0.55]),
         ("lr1e-3 [unverified], **lr1e5** [unverified], took0.6s [unverified]", [1e-3, 1e5, 0.6]),
