@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import streamlit as st
@@ -16,7 +17,7 @@ from ftlab_mlflow.chat.render import markdown
 from ftlab_mlflow.chat.running import Called, Progress, Said
 from streamlit_app.components import chat_chart, chat_proposal, chat_text
 from streamlit_app.components.chat_cost import took
-from streamlit_app.components.chat_links import Links
+from streamlit_app.components.chat_links import Links, links
 from streamlit_app.components.text import plain
 
 _ARGUMENTS = 80
@@ -31,10 +32,12 @@ class Look:
 
     Attributes:
         retry: Asks a question once more.
+        is_old: Whether the page has to be run anew, as after a click on Retry.
     """
 
     links: Links
     retry: Callable[[str], None]
+    is_old: Callable[[], bool]
 
 
 def question(text: str) -> None:
@@ -51,43 +54,74 @@ def kept(chat: Chat, look: Look, until: int) -> None:
             asked = message.text
             question(asked)
             continue
-        with _assistant():
-            if error := message.data.get("error"):
-                failure(error)
-            else:
-                _answer(chat, message, look)
-            _below(message, asked if message.position == chat.length - 1 else None, look)
+        _alone(message.position, look, partial(_kept, chat, message, asked, look))
 
 
-def progress(now: Progress, look: Look, position: int, *, is_command: bool) -> None:
-    """An answer in the making, in the places that it will have in the end. position: Of its message."""
-    with _assistant():
-        for part in now.parts:
+def coming(position: int, look: Look, every: float, now: Callable[[], Progress], *, is_command: bool) -> None:
+    """An answer in the making, in the places that its parts will have in the end.
+
+    Args:
+        position: Of its message. every: Seconds between two looks. now: How far it is.
+    """
+
+    def show() -> None:
+        progress = now()
+        if progress.is_over:
+            st.rerun()
+        results = [part.run.result for part in progress.parts if isinstance(part, Called) and part.run]
+        own = replace(look, links=(*look.links, *links(results)))
+        for part in progress.parts:
             if isinstance(part, Said):
-                chat_text.show(part.text, look.links)
+                chat_text.show(part.text, own.links)
             elif not is_command:
-                _called(part, look, position)
-        if now.waiting:
-            st.caption(plain(now.waiting))
-        elif not now.is_over and not (now.parts and isinstance(now.parts[-1], Said)):
+                _called(part, own, position)
+        if progress.waiting:
+            st.caption(plain(progress.waiting))
+        elif not (progress.parts and isinstance(progress.parts[-1], Said)):
             st.caption("…")
 
+    _alone(position, look, show, every)
 
-def unanswered(text: str, asked: str, look: Look) -> None:
+
+def unanswered(position: int, text: str, asked: str, look: Look) -> None:
     """A question whose answer was never kept."""
-    with _assistant():
+
+    def show() -> None:
         failure(text)
         _retry(asked, look, "retry")
+
+    _alone(position, look, show)
+
+
+def _alone(position: int, look: Look, show: Callable[[], None], every: float | None = None) -> None:
+    """An answer as a part of the page that is refreshed by itself.
+
+    It is one from the first word on and for good: then the browser keeps what is there, and what somebody has
+    opened in it stays open.
+    """
+
+    @st.fragment(run_every=every, key=f"answer {position}")
+    def fragment() -> None:
+        if look.is_old():
+            st.rerun()
+        with st.chat_message("assistant", avatar=":material/smart_toy:"):
+            show()
+
+    fragment()
+
+
+def _kept(chat: Chat, message: ChatMessage, asked: str, look: Look) -> None:
+    if error := message.data.get("error"):
+        failure(error)
+    else:
+        _answer(chat, message, look)
+    _below(message, asked if message.position == chat.length - 1 else None, look)
 
 
 def failure(text: str) -> None:
     """Why there is no answer."""
     st.error("There is no answer.", icon=":material/error:")
     st.text(text)
-
-
-def _assistant() -> Any:
-    return st.chat_message("assistant", avatar=":material/smart_toy:")
 
 
 def _answer(chat: Chat, message: ChatMessage, look: Look) -> None:

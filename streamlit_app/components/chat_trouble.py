@@ -21,6 +21,11 @@ def trouble() -> Iterator[None]:
         st.session_state[_TROUBLE] = str(error)
 
 
+def is_there() -> bool:
+    """Whether there is something to say."""
+    return _TROUBLE in st.session_state
+
+
 def show() -> None:
     """Says it."""
     if text := st.session_state.pop(_TROUBLE, None):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ import streamlit as st
 
 from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat import slash
-from ftlab_mlflow.chat.running import Called
+from ftlab_mlflow.chat.running import Progress
 from ftlab_mlflow.errors import ChatNotFound
 from streamlit_app import garbage, state
 from streamlit_app.components import (
@@ -77,36 +76,34 @@ def show() -> None:
     if chat is None:
         chat_start.show(state.model_offers(), ask)
     else:
-        look = chat_messages.Look(links(each.data for each in chat.messages), partial(ask, again=True))
-        _conversation(chat, asked, look, is_busy=is_busy)
+        _conversation(chat, asked, partial(ask, again=True), is_busy=is_busy)
     plot.load()
     chat_asking.scroll()
 
 
-def _conversation(chat: Chat, asked: Asked | None, look: chat_messages.Look, *, is_busy: bool) -> None:
-    if asked is None or not is_busy:
-        chat_messages.kept(chat, look, chat.length)
-        last = chat.messages[-1] if chat.messages else None
-        if last is not None and last.role == "user":
-            error = asked.running.progress.error if asked and asked.position == last.position else None
-            text = error or "The program that was to answer has ended, or another one answers just now."
-            chat_messages.unanswered(text, last.text, look)
-        return
-    chat_messages.kept(chat, look, asked.position)
-    chat_messages.question(asked.question)
+def _conversation(chat: Chat, asked: Asked | None, retry: Callable[[str], None], *, is_busy: bool) -> None:
+    def is_old() -> bool:
+        return chat_asking.asked(chat) is not asked or chat_trouble.is_there()
 
-    @st.fragment(run_every=_LOOK_S, key="answering")
-    def fragment() -> None:
-        garbage.leave_out_modules()  # the first answer loads the library of its model
-        progress = asked.running.progress
-        if progress.is_over:
-            st.rerun()
+    look = chat_messages.Look(links(each.data for each in chat.messages), retry, is_old)
+    if asked is not None and is_busy:
+        chat_messages.kept(chat, look, asked.position)
+        chat_messages.question(asked.question)
         is_command = slash.is_command(asked.question)
-        results = [part.run.result for part in progress.parts if isinstance(part, Called) and part.run]
-        own = replace(look, links=links([*(each.data for each in chat.messages), *results]))
-        chat_messages.progress(progress, own, asked.position + 1, is_command=is_command)
+        now = partial(_progress, asked)
+        chat_messages.coming(asked.position + 1, look, _LOOK_S, now, is_command=is_command)
+        return
+    chat_messages.kept(chat, look, chat.length)
+    last = chat.messages[-1] if chat.messages else None
+    if last is not None and last.role == "user":
+        error = asked.running.progress.error if asked and asked.position == last.position else None
+        text = error or "The program that was to answer has ended, or another one answers just now."
+        chat_messages.unanswered(chat.length, text, last.text, look)
 
-    fragment()
+
+def _progress(asked: Asked) -> Progress:
+    garbage.leave_out_modules()  # the first answer loads the library of its model
+    return asked.running.progress
 
 
 def _submitted(ask: Callable[[str], None]) -> None:

@@ -24,7 +24,7 @@ class ChatPage:
         """Types something, as far as the next look at the page."""
         (field,) = self.app.chat_input
         field.set_value(text).run()
-        assert not self.app.exception
+        assert not self.app.exception, self.app.exception
         return self
 
     def ask(self, text: str) -> ChatPage:
@@ -42,12 +42,12 @@ class ChatPage:
         """Its next refresh."""
         time.sleep(0.02)
         self.app.run()
-        assert not self.app.exception
+        assert not self.app.exception, self.app.exception
         return self
 
     def click(self, key: str) -> ChatPage:
         self.button(key).click().run()
-        assert not self.app.exception
+        assert not self.app.exception, self.app.exception
         return self
 
     def button(self, key: str) -> Any:
