@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import picture_model
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from ftlab_mlflow import LiveRun
@@ -46,8 +47,12 @@ def main() -> None:
     """Runs the scene and takes every picture."""
     IMAGES.mkdir(exist_ok=True)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as uri:
-        os.environ["MLFLOW_TRACKING_URI"] = uri
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _server(Path(folder)) as uri,
+        picture_model.serving() as model,
+    ):
+        os.environ |= {"MLFLOW_TRACKING_URI": uri, "OPENAI_BASE_URL": model, "OPENAI_API_KEY": "none"}
         with _training(folder, "cosine-1e-3", max_steps="120", learning_rate="1e-3") as run:
             _until(run, 40)
             run.update(learning_rate=5e-4, reason="loss plateau").wait(60)
@@ -69,15 +74,31 @@ def _pictures(url: str, run: LiveRun) -> None:
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        chat = _chat(browser, url)
         for theme in ("light", "dark"):
             for width in WIDTHS:
                 page = _open(browser, url, theme, width)
                 _take(page, url, f"runs-{width}-{theme}")
                 _take(page, f"{url}/run?id={run.run_id}", f"run-{width}-{theme}", edit=width == "wide")
                 _take(page, f"{url}/compare?runs={','.join(ids)}", f"compare-{width}-{theme}")
+                _take(page, chat, f"chat-{width}-{theme}", ready="stChatMessage")
+                _take(page, f"{url}/usage", f"usage-{width}-{theme}")
                 _take(page, f"{url}/settings", f"settings-{width}-{theme}")
                 page.context.close()
         browser.close()
+
+
+def _chat(browser: Browser, url: str) -> str:
+    """Asks two questions of a model that is scripted; the address of their chat."""
+    page = _open(browser, f"{url}/chat", "light", "wide")
+    for count, question in enumerate((picture_model.BEST, picture_model.LOWER), 1):
+        page.get_by_test_id("stChatInputTextArea").fill(question)
+        page.keyboard.press("Enter")
+        page.get_by_text("openai/gpt-4o-mini ·").nth(count - 1).wait_for()
+        page.wait_for_timeout(2000)
+    address = page.url
+    page.context.close()
+    return address
 
 
 def _open(browser: Browser, url: str, theme: Any, width: str) -> Page:
@@ -88,10 +109,10 @@ def _open(browser: Browser, url: str, theme: Any, width: str) -> Page:
     return page
 
 
-def _take(page: Page, url: str, name: str, *, edit: bool = False) -> None:
-    """A picture of the whole page, when it has been drawn."""
+def _take(page: Page, url: str, name: str, *, edit: bool = False, ready: str = "stHeading") -> None:
+    """A picture of the whole page, when it has been drawn. ready: What is there then."""
     page.goto(url)
-    page.get_by_role("heading").first.wait_for()
+    page.get_by_test_id(ready).first.wait_for()
     if edit:
         page.get_by_label("learning_rate", exact=True).fill("5e-4")
         page.get_by_text("Send 1 change").wait_for()

@@ -56,7 +56,7 @@ def calculate(
         tracking_uri: Not used: nothing is read.
 
     Returns:
-        ``expression, value, policy``.
+        ``expression, numbers, value, policy``.
 
     Raises:
         AnalyticsError: It is no such expression, a name has no value, or the value is not finite.
@@ -70,7 +70,7 @@ def calculate(
     except (ArithmeticError, ValueError, TypeError, RecursionError, statistics.StatisticsError) as error:
         raise AnalyticsError(f"{expression!r} has no value: {error}") from error
     policy = "in 64-bit floating point; what is not finite is an error"
-    return {"expression": expression, "value": value, "policy": policy}
+    return {"expression": expression, "numbers": numbers or {}, "value": value, "policy": policy}
 
 
 def _value(node: ast.expr, names: Mapping[str, float]) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from ftlab_mlflow.chat import pieces
 from ftlab_mlflow.chat.pieces import Piece, Reader
 from ftlab_mlflow.chat.quantities import PERCENT
-from ftlab_mlflow.chat.stated import WORD, Claim, Moment, Stated, read
+from ftlab_mlflow.chat.stated import WORD, Claim, Moment, Stated
 from ftlab_mlflow.chat.visible import visible
 
 MARK = " [unverified]"
@@ -26,13 +26,9 @@ _ECHOES = frozenset(["next", "expression", "reason"])
 """Parts of a result that repeat what the model wrote."""
 _NAMES = frozenset(["name", "label", "experiment", "run_name", "runName"])
 """Names are quoted, but prove nothing: whoever starts a run may call it `loss=0.001`."""
-_CONSTANTS = frozenset(
-    [*map(float, range(11)), 24.0, 60.0, 100.0, 1000.0, 1024.0, 3600.0, 86_400.0, 1e6, 1e9]
-)
-"""Numbers that a calculation may use though no tool returned them: of units, and small ones."""
 _LONGEST_NAME = 200
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_OPERAND = re.compile(r"[^\W\d]\w*(?:\s*\()?|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_LITERAL = re.compile(r"(?<!\w)(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _DIGIT = re.compile(r"\d")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _HUNDRED = re.compile(r"\b100\b")
@@ -48,8 +44,8 @@ class Facts:
 
     Numbers are taken from everywhere but from names and from what repeats the model's own arguments, also
     where they stand in texts; the number of objects of a list or a table counts as returned, without a unit.
-    What people write, as the question, is no fact. What was calculated is one if it was calculated from
-    facts.
+    What people write, as the question, is no fact. What was calculated is one, unless it is only what the
+    model wrote as an operand.
 
     Attributes:
         names: Names and short texts in results, which may be quoted with the numbers in them.
@@ -66,7 +62,7 @@ class Facts:
     def add(self, result: Mapping[str, Any]) -> None:
         """Takes in the result of a tool: JSON values."""
         expression = result.get("expression") if "value" in result else None
-        if isinstance(expression, str) and not self._follows(expression, result.get("numbers")):
+        if isinstance(expression, str) and self._is_echo(expression, result):
             return
         self._sorted = None
         own = {key: value for key, value in result.items() if key not in _ECHOES}
@@ -100,20 +96,14 @@ class Facts:
             return True
         return any(all(map(self._holds, reading)) for reading in claim.readings)
 
-    def _follows(self, expression: str, numbers: Any) -> bool:
-        """Whether a calculation uses facts, and besides them only `_CONSTANTS`.
-
-        Args:
-            expression: As the tool `calculate` repeats it.
-            numbers: Values of names in it.
-        """
-        values = numbers if isinstance(numbers, Mapping) else {}
-        found = (each for each in _OPERAND.findall(expression) if not each.endswith("("))
-        operands = {str(values.get(each, each)).lstrip("-") for each in found}
-        known = {each for each in operands if (number := read(each)) and number[1] and self.has(number[1])}
-        return bool(known) and all(
-            _NUMBER.fullmatch(each) and float(each) in _CONSTANTS for each in operands - known
-        )
+    @staticmethod
+    def _is_echo(expression: str, result: Mapping[str, Any]) -> bool:
+        """Whether a calculation's value is one of its operands, which prove nothing: the model wrote them."""
+        numbers = result.get("numbers")
+        named = numbers.values() if isinstance(numbers, Mapping) else ()
+        operands = (abs(float(each)) for each in (*_LITERAL.findall(expression), *named))
+        value = abs(float(result["value"]))
+        return any(math.isclose(each, value, rel_tol=_SLACK) for each in operands)
 
     def _words(self, value: Mapping[str, Any]) -> None:
         for key in value:

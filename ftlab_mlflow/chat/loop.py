@@ -33,6 +33,7 @@ from ftlab_mlflow.errors import AnalyticsError, BudgetReached, ConfigError, Prov
 
 logger = logging.getLogger("ftlab_mlflow")
 
+_DEEPEST = 20
 _GRACE_S = 15.0
 """Seconds for a last answer, once the time is over."""
 _SAID: dict[Stopped, str] = {
@@ -281,7 +282,21 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
         raise AnalyticsError(f"the arguments are no JSON ({error}); send one whole JSON object") from error
     if not isinstance(given, dict):
         raise AnalyticsError("the arguments must be one JSON object, by name")
+    if _is_deep(given):
+        raise AnalyticsError(f"the arguments are nested more than {_DEEPEST} times; no tool takes that")
     return given
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            each
+            for one in level
+            if isinstance(one, dict | list)
+            for each in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
 
 
 def _day_limit(asking: Asking, spent: Spent) -> Stopped | None:

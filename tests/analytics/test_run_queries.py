@@ -203,6 +203,7 @@ def test_a_proposal_is_checked_and_not_sent(runs: Runs) -> None:
 def test_arithmetic(expression: str, value: float) -> None:
     answer = call_tool("calculate", {"expression": expression, "numbers": {"a": 9, "b": 4.5}})
     assert answer["value"] == pytest.approx(value, rel=1e-12)
+    assert answer["numbers"] == {"a": 9, "b": 4.5}
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_a_server_that_does_not_say_what_it_used(chats: ChatService, serve: Star
     [
         (Call("rank_runs", '{"experiment": "tun'), "no JSON"),
         (Call("rank_runs", "[1]"), "one JSON object"),
+        (Call("rank_runs", '{"experiment": ' + "[" * 900 + "]" * 900 + "}"), "nested"),
         (Call("rank_rums", {"experiment": EXPERIMENT}), "rank_runs"),
         (Call("rank_runs", {"experiment": EXPERIMENT, "metrik": "eval_loss"}), "metrik"),
         (Call("rank_runs", {"experiment": "nothing", "metric": "eval_loss"}), EXPERIMENT),

@@ -228,28 +228,21 @@ def test_facts_grow_while_an_answer_is_written() -> None:
     [
         ("(0.43751 - 0.5125) / 0.5125 * 100", -14.632195, True),
         ("mean(0.4375, 0.5125)", 0.475, True),
-        ("0.5125 * 60 ** 2 + log10 (1e6)", 1851.0, True),
         ("a / b", 0.8536585, True),
-        ("-c * 7", -3.0625, True),
         ("0.0123", 0.0123, False),
+        ("-0.0123", -0.0123, False),
         ("97", 97.0, False),
-        ("9 * 10 + 6", 96.0, False),
-        ("0.5125 + 0.0123", 0.5248, False),
-        ("0.5125 + 1_000", 1000.5125, False),
-        ("0.5125 * 0x61", 49.7125, False),
-        ("0.5125 - d", 0.1234, False),
-        ("0.5125 - e", 0.1234, False),
+        ("0.0123 * 1", 0.0123, False),
+        ("max(0.0123, 0)", 0.0123, False),
+        ("d + 0", 0.3891, False),
     ],
 )
-def test_what_is_calculated_is_a_fact_if_it_is_from_facts(
+def test_what_is_calculated_is_a_fact_unless_it_was_written(
     expression: str, value: float, is_fact: bool
 ) -> None:
-    numbers = {"a": 0.4375, "b": 0.5125, "c": 0.4375, "d": 0.3891}
-    known = facts({"values": [0.43751, 0.5125], "runs": 7})
-    known.add({"expression": expression, "numbers": numbers, "value": value, "policy": "in 64-bit"})
+    numbers = {"a": 0.4375, "b": 0.5125, "d": 0.3891}
+    known = facts({"expression": expression, "numbers": numbers, "value": value, "policy": "in 64-bit"})
     assert (marked(f"{value!r}", known)[1] == []) == is_fact
-    known.add({"expression": f"{value!r} * 3", "value": value * 3})
-    assert (marked(f"{value * 3!r}", known)[1] == []) == is_fact
 
 
 def test_hidden_characters_do_not_hide_a_number() -> None:

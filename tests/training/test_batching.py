@@ -77,7 +77,7 @@ def check(plan: Plan, changes: dict[int, list[Change]], options: dict[str, Any])
         assert [step for step, _ in diary.ends] == sorted({*ends, plan.total})
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(trainings())
 def test_any_sequence_of_changes_is_what_the_plain_loop_does(
     training: tuple[Plan, dict[int, list[Change]], dict[str, Any]],
