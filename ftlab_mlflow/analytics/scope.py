@@ -131,6 +131,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if not names:
         return "there is none at all"
     parts = [each for each in names if name.casefold() in each.casefold()] if name else []
+    if len(names) == 1:
+        return f"the only one is {clipped(names[0], 100)}"
     close = difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.4)
     found = list(dict.fromkeys([*close, *parts]))[:_NEAREST]
     said = ", ".join(clipped(each, 100) for each in found or names[:_NEAREST])

@@ -153,12 +153,12 @@ def _unknown(wanted: str, listed: Mapping[str, Listed], *, is_prefixed: bool) ->
     parts = [f"no model {shown(wanted)} is known"]
     if near:
         parts.append(f"did you mean {' or '.join(near)}?")
+    if is_prefixed:
+        parts.append(f"there is no endpoint {shown(wanted.partition('/')[0])}, but {', '.join(listed)}")
     silent = [each for each, found in listed.items() if not found.models]
     if silent:
-        parts.append(f"{', '.join(silent)} could not be asked (`ftlab models` says why)")
-    if is_prefixed:
-        parts.append(f"nor is an endpoint {shown(wanted.partition('/')[0])}; there are {', '.join(listed)}")
-    parts.append(f"`ftlab models` lists all; a newer one needs an endpoint in {models_file()}")
+        parts.append(f"{', '.join(silent)} could not be asked")
+    parts.append(f"ftlab models lists all, and says why; a newer one needs an endpoint in {models_file()}")
     return "; ".join(parts)
 
 

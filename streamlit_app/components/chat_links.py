@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from ftlab_mlflow.chat.run_names import runs_in
+
 Links = tuple[tuple[str, str], ...]
 """Texts and their addresses; hashable, for what is kept by them."""
-_ID = re.compile("[0-9a-f]{32}")
+_SHORT = range(8, 13)
+"""Characters of a run's id, where a table shows only its begin."""
 
 
-def links(results: Iterable[Any]) -> Links:
-    """Addresses of the runs in these results of tools, by name and by id; of a name of several runs, none."""
-    names = dict(pair for result in results for pair in _named(result))
-    count = Counter(names.values())
-    by_name = {name: _address(run_id) for run_id, name in names.items() if count[name] == 1}
-    return tuple((by_name | {run_id: _address(run_id) for run_id in names}).items())
-
-
-def _named(value: Any) -> Iterator[tuple[str, str]]:
-    """Ids and names of runs, in the forms in which results have them."""
-    if isinstance(value, Mapping):
-        run_id, name = value.get("run_id"), value.get("name", value.get("label"))
-        if isinstance(run_id, str) and isinstance(name, str):
-            yield run_id, name
-        for key, each in value.items():
-            if isinstance(each, Mapping) and isinstance(each.get("name"), str) and _ID.fullmatch(key):
-                yield key, each["name"]
-            yield from _named(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _named(each)
-
-
-def _address(run_id: str) -> str:
-    return f"run?id={quote(run_id)}"
+def links(results: Iterable[Mapping[str, Any]]) -> Links:
+    """Addresses of the runs in these results of tools, by name, by id and by a begin that only one has."""
+    runs = runs_in(results)
+    ids = set(runs.values())
+    begins = Counter(run_id[:length] for run_id in ids for length in _SHORT)
+    short = {run_id[:n]: run_id for run_id in ids for n in _SHORT if begins[run_id[:n]] == 1}
+    return tuple((text, f"run?id={quote(run_id)}") for text, run_id in (short | runs).items())

@@ -68,7 +68,10 @@ def _budgets(user: str) -> None:
             f"{dollars(spent.cost_usd)} and {spent.tokens:,} tokens; no limit is set.".replace("$", r"\$")
         )
     if spent.unknown_answers:
-        st.caption(f"{_answers(spent.unknown_answers)} of unknown cost, which no limit in dollars counts.")
+        st.caption(
+            f"{_answers(spent.unknown_answers)} of unknown cost: limits count an estimate where the model has a "
+            "price, else nothing."
+        )
 
 
 def _amount(value: float, sign: str) -> str:
@@ -82,7 +85,10 @@ def _answers(count: int) -> str:
 def _totals(row: UsageRow) -> None:
     with st.grid(min_column_width=128, key="totals"):
         st.metric("answers", f"{row.answers:,}")
-        st.metric("cost", plain(known_cost(row)))
+        st.metric(
+            "known cost",
+            plain("unknown" if row.unknown_cost_answers == row.answers else dollars(row.cost_usd)),
+        )
         st.metric("input tokens", f"{row.input_tokens:,}")
         st.metric("of these cached", f"{row.cached_tokens:,}")
         st.metric("output tokens", f"{row.output_tokens:,}")

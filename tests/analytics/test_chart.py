@@ -48,7 +48,5 @@ def test_many_long_lines_keep_their_size_and_their_extremes(runs: Runs) -> None:
 
 def test_a_metric_of_no_run_is_an_error(runs: Runs) -> None:
     runs.plain("one", loss=[1.0])
-    with pytest.raises(
-        AnalyticsError, match="none of these runs has logged 'los'; the nearest of 1 are loss"
-    ):
+    with pytest.raises(AnalyticsError, match="none of these runs has logged 'los'; the only one is loss"):
         call_tool("plot_metrics", {"runs": ["one"], "metrics": ["los"]}, runs.client.tracking_uri)

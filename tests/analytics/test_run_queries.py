@@ -128,7 +128,7 @@ def test_a_name_of_several_runs_must_be_made_clear(runs: Runs) -> None:
     with pytest.raises(AnalyticsError, match="2 runs go by 'twin'") as refusal:
         call_tool("compare_runs", {"runs": ["twin"]}, uri)
     assert all(run_id in str(refusal.value) for run_id in ids)
-    with pytest.raises(AnalyticsError, match="no run 'twon'; the nearest of 1 are twin"):
+    with pytest.raises(AnalyticsError, match="no run 'twon'; the only one is twin"):
         call_tool("compare_runs", {"runs": ["twon"]}, uri)
     runs.client.delete_run(ids[0])
     assert list(call_tool("compare_runs", {"runs": ["twin"]}, uri)["runs"]) == [ids[1]]

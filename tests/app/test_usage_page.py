@@ -54,7 +54,7 @@ def test_tokens_and_dollars_are_summed_and_what_is_unknown_is_no_zero(dashboard:
     spend(days_ago=40, cost_usd=7.0)
     app = opened("usage")
     assert "answers: 4" in said(app)
-    assert "cost: $0.75 + 2 unknown" in said(app)
+    assert "known cost: $0.75" in said(app)
     assert "input tokens: 3,000" in said(app)
     assert "2 answers of unknown cost" in said(app)
     assert "1 answer of an unknown number of tokens" in said(app)
@@ -78,7 +78,7 @@ def test_tokens_and_dollars_are_summed_and_what_is_unknown_is_no_zero(dashboard:
     assert kinds == {"input": 1400, "cached input": 1600, "output": 150}
 
     app.segmented_control(key="days").set_value(90).run()
-    assert "cost: $7.75 + 2 unknown" in said(app)
+    assert "known cost: $7.75" in said(app)
 
 
 def test_budgets_are_shown_with_what_they_do_not_count(
@@ -94,7 +94,7 @@ def test_budgets_are_shown_with_what_they_do_not_count(
     assert "$0.25 of $10.00 a day" in said(app)
     assert "$0.25 of $0.20 a day, my own limit" in said(app)
     assert "2,100 of 2,000 tokens a day" in said(app)
-    assert "1 answer of unknown cost, which no limit in dollars counts." in said(app)
+    assert "1 answer of unknown cost: limits count an estimate" in said(app)
     assert [each.proto.value for each in app.get("progress")] == [2, 100, 100]
 
 
@@ -108,6 +108,6 @@ def test_who_is_signed_in_sees_their_own(dashboard: str) -> None:
     app.user = {"email": "ann@example.org", "is_logged_in": True}
     app.run()
     app.switch_page("views/usage.py").run()
-    assert "cost: $0.12" in said(app)
+    assert "known cost: $0.12" in said(app)
     assert "bob" not in said(app)
     assert "By person" not in tables(app)

@@ -166,9 +166,9 @@ def test_an_unknown_model_is_refused_with_the_nearest_and_where_to_look(toml: To
     providers = toml()
     text = refused(providers, "gpt-4o-mni")
     assert text.startswith('no model "gpt-4o-mni" is known; did you mean openai/gpt-4o-mini')
-    assert "`ftlab models` lists all" in text
+    assert "ftlab models lists all" in text
     assert f"a newer one needs an endpoint in {tmp_path / 'models.toml'}" in text
-    assert "ollama, gateway could not be asked (`ftlab models` says why)" in text
+    assert "ollama, gateway could not be asked" in text
     assert "did you mean openai/gpt-4o-mini" in refused(providers, "GPT-4o-Mini")
     assert "did you mean anthropic/claude-sonnet-5" in refused(providers, "anthropic/claude-sonet-5")
     near = refused(providers, "gpt-3.5-turb")
@@ -179,7 +179,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_and_where_to_look(toml: To
 def test_an_endpoint_that_does_not_exist_is_said_with_those_that_do(toml: Toml) -> None:
     text = refused(toml(vllm="http://127.0.0.1:1/v1"), "mistral/large")
     assert 'no model "mistral/large" is known' in text
-    assert 'nor is an endpoint "mistral"; there are openai, anthropic, xai, vllm, gateway' in text
+    assert 'there is no endpoint "mistral", but openai, anthropic, xai, vllm, gateway' in text
 
 
 @pytest.mark.usefixtures("all_keys")
