@@ -21,15 +21,25 @@ CHAT = "chat"
 """The name of the chat's id in the address."""
 _OPEN = "chat open"
 _LAST = "last question"
-_SCROLL = "scroll to the question"
+_SCROLL, _FOCUS = "scroll to the question", "focus the field of questions"
 _AGAIN_S = 3.0
 """Streamlit may give one question to two runs of the script: the same one so soon is the same one."""
 _TITLE = 80
 """Characters of a chat's title, as its first question gives it."""
 _TO_THE_END = """<script>(() => {
   const page = document.querySelector("[data-testid=stMain]");
-  const scroll = () => page?.scrollTo({ top: page.scrollHeight });
-  [50, 250, 600].forEach(delay => setTimeout(scroll, delay));
+  if (!page) return;
+  const watch = new ResizeObserver(() => page.scrollTo({ top: page.scrollHeight }));
+  for (const part of page.children) watch.observe(part);
+  const leave = () => watch.disconnect();
+  ["wheel", "touchmove", "pointerdown"].forEach(each => page.addEventListener(each, leave, { once: true }));
+  setTimeout(leave, 60000);
+})()</script>"""
+_TO_THE_FIELD = """<script>(() => {
+  const field = () => document.querySelector("[data-testid=stChatInputTextArea]");
+  const isFree = () => document.activeElement === document.body && !field()?.disabled;
+  const focus = () => { if (isFree()) field()?.focus(); };
+  [50, 300, 800].forEach(delay => setTimeout(focus, delay));
 })()</script>"""
 _KEPT = 100
 """Answers that are over and still remembered, for pages that have not looked since."""
@@ -121,7 +131,9 @@ def _begin(chat: Chat, question: str, start: Callable[[], Running]) -> None:
     with answers.lock:
         now = answers.by_chat.get(chat.id)
         if now is not None and not now.running.progress.is_over:
-            raise ChatError("this chat is answering another question, of another tab: ask again after it")
+            raise ChatError(
+                f"this chat is answering another question, of another tab: ask again after it\n\n{question}"
+            )
         over = [key for key, each in answers.by_chat.items() if each.running.progress.is_over]
         for key in over[:-_KEPT]:
             del answers.by_chat[key]
@@ -130,13 +142,18 @@ def _begin(chat: Chat, question: str, start: Callable[[], Running]) -> None:
 
 
 def scroll() -> None:
-    """Once after a question: shows the end of the page, wherever the person was on it.
-
-    Streamlit keeps to the end by itself from there on. Called last on a page.
+    """Once after a question: keeps the end of the page in sight, until the person looks elsewhere; once after
+    an answer: the next question can be typed at once. Called last on a page.
     """
-    if st.session_state.pop(_SCROLL, False):
-        # The time makes it another element for each question: the browser runs one only when it is new.
-        st.html(f"{_TO_THE_END}<!-- {time.time()} -->", unsafe_allow_javascript=True)
+    for wanted, script in ((_SCROLL, _TO_THE_END), (_FOCUS, _TO_THE_FIELD)):
+        if st.session_state.pop(wanted, False):
+            # The time makes it another element each time: the browser runs one only when it is new.
+            st.html(f"{script}<!-- {time.time()} -->", unsafe_allow_javascript=True)
+
+
+def answered() -> None:
+    """An answer that this page has watched is over."""
+    st.session_state[_FOCUS] = True
 
 
 def stop(chat_id: str) -> None:

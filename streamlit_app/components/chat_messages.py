@@ -20,6 +20,7 @@ from streamlit_app.components.chat_cost import took
 from streamlit_app.components.chat_links import Links, links
 from streamlit_app.components.text import plain
 
+_LOOK_AGAIN_S = 3.0
 _ARGUMENTS = 80
 """Characters of the arguments in a tool's label."""
 _NUMBERS = 12
@@ -83,6 +84,20 @@ def coming(position: int, look: Look, every: float, now: Callable[[], Progress],
     _alone(position, look, show, every)
 
 
+def elsewhere(position: int, asked: str, look: Look, has_more: Callable[[], bool]) -> None:
+    """A question that another program may be answering just now."""
+
+    def show() -> None:
+        if has_more():
+            st.rerun()
+        st.caption(
+            "No answer yet: another program may be at it just now, or has ended. The page looks again."
+        )
+        _retry(asked, look, "retry")
+
+    _alone(position, look, show, _LOOK_AGAIN_S)
+
+
 def unanswered(position: int, text: str, asked: str, look: Look) -> None:
     """A question whose answer was never kept."""
 
@@ -128,7 +143,7 @@ def _answer(chat: Chat, message: ChatMessage, look: Look) -> None:
     answer = Answer.from_dict(message.data)
     is_command = not answer.model
     for number, each in enumerate(answer.rounds):
-        is_final = number == len(answer.rounds) - 1 and not each.asked
+        is_final = number == len(answer.rounds) - 1 and not each.runs
         if each.text.strip() and not is_final:
             chat_text.show(each.text, look.links)
         for run in each.runs:

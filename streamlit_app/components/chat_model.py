@@ -166,7 +166,8 @@ def _advice(groups: Sequence[Group]) -> None:
             st.caption(plain(advice.reason))
     for group in groups:
         if group.why_not:
-            st.caption(f":material/block: {plain(group.endpoint)}: {plain(group.why_not)}")
+            said = group.why_not.removeprefix(f"{group.endpoint} ")
+            st.caption(f":material/block: {plain(group.endpoint)} {plain(said)}")
 
 
 def _cost(chat: Chat | None, model: Model) -> list[str]:

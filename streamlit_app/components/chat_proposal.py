@@ -146,7 +146,8 @@ def _send(chat: Chat, place: str, proposal: Proposal) -> None:
     with _SENDING:
         try:
             now = store.get(chat.user, chat.id)
-            if place in _sent(now):
+            if sent := _sent(now).get(place):
+                st.session_state.setdefault(f"{_SENT} {chat.id}", {})[place] = sent  # by another tab
                 return
             try:
                 request_id = proposal.send(state.live_run(proposal.run_id, via="chat")).id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import streamlit as st
 from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat import slash
 from ftlab_mlflow.chat.running import Progress
+from ftlab_mlflow.control.wire import utc_now
 from ftlab_mlflow.errors import ChatNotFound
 from streamlit_app import garbage, state
 from streamlit_app.components import (
@@ -29,6 +31,8 @@ from streamlit_app.components.chat_links import links
 
 # Seconds between two looks at an answer in the making.
 _LOOK_S = 0.2
+# How long another program may take for an answer.
+_ELSEWHERE = timedelta(minutes=6)
 _STYLE = """<style>
 .stBottomBlockContainer, [data-testid=stBottomBlockContainer] { padding: 0.5rem 2rem 1rem; }
 @media (max-width: 640px) { [data-testid=stBottomBlockContainer] { padding: 0.5rem 1rem 1rem; } }
@@ -97,13 +101,25 @@ def _conversation(chat: Chat, asked: Asked | None, retry: Callable[[str], None],
     last = chat.messages[-1] if chat.messages else None
     if last is not None and last.role == "user":
         error = asked.running.progress.error if asked and asked.position == last.position else None
-        text = error or "The program that was to answer has ended, or another one answers just now."
+        if error is None and utc_now() - last.created < _ELSEWHERE:
+            chat_messages.elsewhere(chat.length, last.text, look, partial(_has_more, chat))
+            return
+        text = error or "The program that was to answer has ended."
         chat_messages.unanswered(chat.length, text, last.text, look)
+
+
+def _has_more(chat: Chat) -> bool:
+    """Whether an answer has come meanwhile, from another program, or has had its time."""
+    is_over = utc_now() - chat.messages[-1].created >= _ELSEWHERE
+    return is_over or state.chats().store.chats.get(chat.user, chat.id).length > chat.length
 
 
 def _progress(asked: Asked) -> Progress:
     garbage.leave_out_modules()  # the first answer loads the library of its model
-    return asked.running.progress
+    progress = asked.running.progress
+    if progress.is_over:
+        chat_asking.answered()
+    return progress
 
 
 def _submitted(ask: Callable[[str], None]) -> None:

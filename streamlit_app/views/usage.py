@@ -69,8 +69,8 @@ def _budgets(user: str) -> None:
         )
     if spent.unknown_answers:
         st.caption(
-            f"{_answers(spent.unknown_answers)} of unknown cost: limits count an estimate where the model has a "
-            "price, else nothing."
+            f"{_answers(spent.unknown_answers)} of unknown cost: limits count an estimate where the model "
+            "has a price, else nothing."
         )
 
 
