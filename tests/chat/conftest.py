@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_store import fill, service
 from model_servers import AnthropicServer, OpenAIServer
 
 from ftlab_mlflow.chat.provider import Provider, Surroundings
+from ftlab_mlflow.chat.service import ChatService
 
 _VARIABLES = (
     *(
@@ -30,6 +32,20 @@ def _nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     for name in _VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-config"))
+
+
+@pytest.fixture
+def uri(new_sqlite: Callable[[Path], str], tmp_path: Path) -> str:
+    """A tracking store with the runs of `chat_store`."""
+    found = new_sqlite(tmp_path)
+    fill(found)
+    return found
+
+
+@pytest.fixture
+def chats(uri: str, tmp_path: Path) -> ChatService:
+    """Chats of one person about these runs."""
+    return service(uri, tmp_path)
 
 
 KEY = "sk-test-0123456789abcdefGHIJ"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_store import EXPERIMENT, LOSSES, ask, collect, fill, service, until
+from chat_store import EXPERIMENT, LOSSES, ask, collect, until
 from model_servers import AnthropicServer, Call, Failure, OpenAIServer, Reply, Tokens
 
 from ftlab_mlflow.chat.events import Text, ToolEnded, ToolStarted, Waiting
@@ -21,18 +20,6 @@ BEST = "The best run is `red-fox` with an eval_loss of 0.4375."
 CHEAP, OTHER = "gpt-4o-mini", "claude-haiku-4-5"
 KINDS = {CHEAP: OpenAIServer, OTHER: AnthropicServer}
 Start = Callable[..., Any]
-
-
-@pytest.fixture
-def uri(new_sqlite: Callable[[Path], str], tmp_path: Path) -> str:
-    found = new_sqlite(tmp_path)
-    fill(found)
-    return found
-
-
-@pytest.fixture
-def chats(uri: str, tmp_path: Path) -> ChatService:
-    return service(uri, tmp_path)
 
 
 @pytest.fixture

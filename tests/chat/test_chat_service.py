@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_store import EXPERIMENT, ask, collect, fill, service, until
+from chat_store import EXPERIMENT, ask, collect, service, until
 from markdown_it import MarkdownIt
 from mlflow import MlflowClient
 from model_servers import Call, Failure, OpenAIServer, Reply, Tokens
@@ -33,18 +33,6 @@ from ftlab_mlflow.errors import (
 
 RANK = Call("rank_runs", {"experiment": EXPERIMENT, "metric": "eval_loss"})
 MODEL = "openai/gpt-4o-mini"
-
-
-@pytest.fixture
-def uri(new_sqlite: Callable[[Path], str], tmp_path: Path) -> str:
-    found = new_sqlite(tmp_path)
-    fill(found)
-    return found
-
-
-@pytest.fixture
-def chats(uri: str, tmp_path: Path) -> ChatService:
-    return service(uri, tmp_path)
 
 
 @pytest.fixture

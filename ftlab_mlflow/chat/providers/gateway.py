@@ -43,8 +43,8 @@ class Gateway:
         """See `Provider`."""
         if not re.match(r"https?://", self._uri, re.IGNORECASE):
             return (
-                "MLflow's AI Gateway is part of a tracking server, and the tracking URI is no address of one: set "
-                "MLFLOW_TRACKING_URI to its http(s) address"
+                "MLflow's AI Gateway is part of a tracking server, and the tracking URI is no address of "
+                "one: set MLFLOW_TRACKING_URI to its http(s) address"
             )
         return why_no_sdk("openai")
 
