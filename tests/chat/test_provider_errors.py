@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from chat_requests import asked, text_of, told
-from conftest import KEY, Make, Served
 from model_servers import Failure, OpenAIServer, Reply
+from provider_served import KEY, Make, Served
 
 from ftlab_mlflow.chat.provider import Provider, Request
 from ftlab_mlflow.errors import (

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from chat_requests import asked, calls_of, told
-from conftest import Make, Served, served_by
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_servers import AnthropicServer, Call, OpenAIServer, Raw, Reply, Tokens
+from provider_served import Make, Served, served_by
 
 from ftlab_mlflow.chat.model import Usage
 from ftlab_mlflow.chat.provider import ToolMessage, ToolResult

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from chat_requests import asked, told
-from conftest import KEY, Make
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from model_servers import OpenAIServer, Reply
+from provider_served import KEY, Make
 
 from ftlab_mlflow.chat.catalog import catalog
 from ftlab_mlflow.chat.model import Price, Rates

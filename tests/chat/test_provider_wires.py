@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from chat_requests import TOOLS, asked, calls_of, told
-from conftest import Make
 from model_servers import AnthropicServer, Call, Failure, OpenAIServer, Reply, Tokens
+from provider_served import Make
 
 from ftlab_mlflow.chat.model import Usage
 from ftlab_mlflow.chat.provider import (

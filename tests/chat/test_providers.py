@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from chat_requests import asked, calls_of, text_of, told
-from conftest import KEY, Served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_servers import Call, OpenAIServer, Reply, Tokens
+from provider_served import KEY, Served
 
 from ftlab_mlflow.chat.model import Usage
 from ftlab_mlflow.chat.provider import (
