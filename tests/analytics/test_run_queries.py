@@ -39,7 +39,9 @@ def test_a_short_history_is_whole(traps: tuple[str, Oracle]) -> None:
     for run_id in oracle.runs.index[:12]:
         points = oracle.points[(oracle.points["run_uuid"] == run_id) & (oracle.points["key"] == "eval_loss")]
         if not len(points):
-            with pytest.raises(AnalyticsError, match=r"has logged no 'eval_loss'; (there are \d, such as|the only one is)"):
+            with pytest.raises(
+                AnalyticsError, match=r"has logged no 'eval_loss'; (there are \d, such as|the only one is)"
+            ):
                 call_tool("metric_history", {"run": run_id, "metrics": ["eval_loss"]}, uri)
             continue
         answer = call_tool("metric_history", {"run": run_id, "metrics": ["eval_loss"]}, uri)
