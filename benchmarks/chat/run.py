@@ -27,7 +27,7 @@ from asking import Asker, Bench
 from facts import Fact, fingerprint
 from intervals import Estimate
 from results import Log, Result
-from scores import document, measured, tables
+from scoring import document, measured, tables
 
 sys.path.append(str(Path(__file__).parents[1]))
 
