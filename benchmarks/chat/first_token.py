@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -126,6 +127,7 @@ def _openai(chosen: Chosen) -> Callable[[], float]:
         assert seconds is not None, "there was no text"
         return seconds
 
+    weakref.finalize(once, client.close)
     return once
 
 
@@ -166,6 +168,7 @@ def _anthropic(model: str) -> Callable[[], float]:
         assert seconds is not None, "there was no text"
         return seconds
 
+    weakref.finalize(once, client.close)
     return once
 
 
