@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from chat_store import fill, service
+from model_choices import KEYS, Providers, Toml, free_port
 from provider_served import Make, Served, served_by
 
+from ftlab_mlflow.chat.plugins import load_providers
+from ftlab_mlflow.chat.provider import Surroundings
 from ftlab_mlflow.chat.service import ChatService
 
 _VARIABLES = (
@@ -54,3 +57,28 @@ def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
 def make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Make:
     """See `Make`."""
     return Make(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A `models.toml` of this test; Ollama's place is a port where nobody is."""
+    monkeypatch.setenv("FTLAB_MODELS", str(tmp_path / "models.toml"))
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{free_port()}")
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Toml:
+    """``toml(vllm=url)`` names endpoints in `models.toml` and loads all providers."""
+
+    def make(**urls: str) -> Providers:
+        text = "".join(f'[endpoints.{name}]\nbase_url = "{url}"\n' for name, url in urls.items())
+        (tmp_path / "models.toml").write_text(text)
+        return load_providers(Surroundings())
+
+    return make
+
+
+@pytest.fixture
+def all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEYS:
+        monkeypatch.setenv(name, "sk-test")
