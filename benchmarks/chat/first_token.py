@@ -25,6 +25,7 @@ from ftlab_mlflow.chat.asking import Asking
 from ftlab_mlflow.chat.choice import Chosen
 from ftlab_mlflow.chat.events import Text
 from ftlab_mlflow.chat.loop import answer
+from ftlab_mlflow.chat.plugins import load_providers
 from ftlab_mlflow.chat.provider import Surroundings
 from ftlab_mlflow.chat.service import ChatService
 
@@ -49,7 +50,7 @@ def measure(model_id: str, tracking_uri: str, rounds: int, seed: int) -> dict[st
     Raises:
         FTLabError: The model cannot be used, or gave no answer.
     """
-    providers = choice.load_providers(Surroundings(tracking_uri))
+    providers = load_providers(Surroundings(tracking_uri))
     chosen = choice.resolve(model_id, None, providers)
     service = ChatService("first token", tracking_uri, AppStore(), providers)
     ways: dict[str, Callable[[], float]] = {

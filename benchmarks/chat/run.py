@@ -36,6 +36,7 @@ from report import publish, table
 import ftlab_mlflow.chat
 from ftlab_mlflow.chat import choice
 from ftlab_mlflow.chat.model import Price, Usage
+from ftlab_mlflow.chat.plugins import load_providers
 from ftlab_mlflow.chat.provider import Surroundings
 from ftlab_mlflow.errors import BadKey, ConfigError, FTLabError, ModelNotUsable, QuotaExceeded
 
@@ -127,7 +128,7 @@ def _run(options: argparse.Namespace, bench: Bench, folder: Path, model_id: str)
     questions = asking.order(bench.facts, options.seed, options.limit)
     halted = None
     try:
-        price = choice.resolve(model_id, None, choice.load_providers(Surroundings())).model.price
+        price = choice.resolve(model_id, None, load_providers(Surroundings())).model.price
         if price is None and options.price_cap is not None and not is_scripted:
             raise Halted(f"the price of {model_id} is not known, so no cap can be kept; say --price-cap none")
         log = Log(out, _head(options, bench, model_id))

@@ -1,7 +1,4 @@
-"""Which model answers: what was asked for, or chosen, or set, or the default; checked before any request.
-
-The door to all that is about choosing: also `load_providers` and `offers` are had from here.
-"""
+"""Which model answers: what was asked for, or chosen, or set, or the default; checked before any request."""
 
 from __future__ import annotations
 
@@ -14,12 +11,9 @@ from typing import Literal
 
 from ftlab_mlflow.chat.catalog import left_out
 from ftlab_mlflow.chat.endpoints import models_file
-from ftlab_mlflow.chat.model import Model, Usage
-from ftlab_mlflow.chat.offers import DEFAULT_MODEL as DEFAULT_MODEL
-from ftlab_mlflow.chat.offers import offers as offers
-from ftlab_mlflow.chat.offers import this_day, why_not
+from ftlab_mlflow.chat.model import Model
+from ftlab_mlflow.chat.offers import DEFAULT_MODEL, offers, this_day, why_not
 from ftlab_mlflow.chat.plugins import CATALOGED, Listed, Unloaded, ask
-from ftlab_mlflow.chat.plugins import load_providers as load_providers
 from ftlab_mlflow.chat.provider import Provider
 from ftlab_mlflow.control.wire import shown
 from ftlab_mlflow.errors import ChatError, ModelNotUsable
@@ -32,9 +26,6 @@ _SAID_OF: Mapping[Source, str] = {
     "environment": f"the model in {DEFAULT_VARIABLE}: ",
     "default": "the default model: ",
 }
-
-_BYTES_A_TOKEN = 4
-_CALL_TOKENS, _RESULT_TOKENS, _ANSWER_TOKENS = 100, 1500, 400
 
 
 @dataclass(frozen=True)
@@ -169,32 +160,3 @@ def _names(models: Iterable[Model]) -> dict[str, str]:
         if model.retires is None:
             found |= {model.id.lower(): model.id, model.name.lower(): model.id}
     return found
-
-
-# --- what it will cost -------------------------------------------------------------------------------
-
-
-def tokens_of(text: str) -> int:
-    """About how many tokens a text has: a quarter of its bytes in UTF-8.
-
-    So English has 4 characters a token, and Chinese 1.3. That is near enough to see what a question will cost
-    and whether a conversation fits; only the provider counts exactly.
-    """
-    return -(-len(text.encode(errors="replace")) // _BYTES_A_TOKEN)
-
-
-def estimate(model: Model, input_tokens: int, output_tokens: int = _ANSWER_TOKENS) -> float | None:
-    """About how many US dollars the next question costs, if one look-up answers it; None: nobody knows.
-
-    That is two requests: one that calls a tool (100 tokens of output), and one with its result (1500 more of
-    input) that gives the answer. Nothing is counted as cached, so it is rather too much.
-
-    Args:
-        input_tokens: Of the whole conversation with the question, the system prompt and the tools.
-        output_tokens: Of the answer.
-    """
-    if model.price is None:
-        return None
-    call = Usage(input_tokens, _CALL_TOKENS)
-    answer = Usage(input_tokens + _CALL_TOKENS + _RESULT_TOKENS, output_tokens)
-    return model.price.cost(call) + model.price.cost(answer)

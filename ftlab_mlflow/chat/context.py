@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ftlab_mlflow.chat import prompt
-from ftlab_mlflow.chat.choice import tokens_of
+from ftlab_mlflow.chat.model import tokens_of
 from ftlab_mlflow.chat.provider import AssistantMessage, Message, Request, ToolMessage, UserMessage
 
 _ROWS, _CHARS = 3, 120

@@ -14,7 +14,6 @@ from ftlab_mlflow.analytics.tools import TOOLS, call_tool
 from ftlab_mlflow.chat import background, prompt, render
 from ftlab_mlflow.chat.asking import Asking, Spent
 from ftlab_mlflow.chat.background import Left, Patience
-from ftlab_mlflow.chat.choice import tokens_of
 from ftlab_mlflow.chat.events import (
     Answer,
     Answered,
@@ -26,7 +25,7 @@ from ftlab_mlflow.chat.events import (
     ToolRun,
     ToolStarted,
 )
-from ftlab_mlflow.chat.model import Usage
+from ftlab_mlflow.chat.model import Usage, tokens_of
 from ftlab_mlflow.chat.provider import Message, ToolCall, ToolMessage, ToolResult, UserMessage
 from ftlab_mlflow.chat.reply import Reply, reply
 from ftlab_mlflow.errors import AnalyticsError, BudgetReached, ConfigError, ProviderError, StoreError

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 
 MILLION = 1_000_000
+_BYTES_A_TOKEN = 4
+_CALL_TOKENS, _RESULT_TOKENS, _ANSWER_TOKENS = 100, 1500, 400
 
 
 @dataclass(frozen=True)
@@ -115,3 +117,29 @@ class Model:
     def id(self) -> str:
         """As a person names it: `openai/gpt-4o-mini`, or of an endpoint named `ollama`: `ollama/qwen3:8b`."""
         return f"{self.endpoint}/{self.name}"
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens a text has: a quarter of its bytes in UTF-8.
+
+    So English has 4 characters a token, and Chinese 1.3. That is near enough to see what a question will cost
+    and whether a conversation fits; only the provider counts exactly.
+    """
+    return -(-len(text.encode(errors="replace")) // _BYTES_A_TOKEN)
+
+
+def estimate(model: Model, input_tokens: int, output_tokens: int = _ANSWER_TOKENS) -> float | None:
+    """About how many US dollars the next question costs, if one look-up answers it; None: nobody knows.
+
+    That is two requests: one that calls a tool (100 tokens of output), and one with its result (1500 more of
+    input) that gives the answer. Nothing is counted as cached, so it is rather too much.
+
+    Args:
+        input_tokens: Of the whole conversation with the question, the system prompt and the tools.
+        output_tokens: Of the answer.
+    """
+    if model.price is None:
+        return None
+    call = Usage(input_tokens, _CALL_TOKENS)
+    answer = Usage(input_tokens + _CALL_TOKENS + _RESULT_TOKENS, output_tokens)
+    return model.price.cost(call) + model.price.cost(answer)

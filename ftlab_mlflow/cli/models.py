@@ -31,20 +31,22 @@ def models(provider: str | None, tracking_uri: str | None, as_json: bool) -> Non
     Servers of your own are asked what they serve, for 2 seconds at most; those of openai, anthropic and xai
     come from the catalog in MLflow, without a request.
     """
-    from ftlab_mlflow.chat import choice
+    from ftlab_mlflow.chat.choice import DEFAULT_VARIABLE
+    from ftlab_mlflow.chat.offers import DEFAULT_MODEL, offers
+    from ftlab_mlflow.chat.plugins import load_providers
     from ftlab_mlflow.chat.provider import Surroundings
     from ftlab_mlflow.settings import Settings
 
     uri = Settings.resolve({"tracking_uri": tracking_uri}).tracking_uri
-    providers = choice.load_providers(Surroundings(uri))
-    groups = choice.offers(_named(provider, providers) if provider else providers)
-    default = (os.environ.get(choice.DEFAULT_VARIABLE) or "").strip() or choice.DEFAULT_MODEL
+    providers = load_providers(Surroundings(uri))
+    groups = offers(_named(provider, providers) if provider else providers)
+    default = (os.environ.get(DEFAULT_VARIABLE) or "").strip() or DEFAULT_MODEL
     if as_json:
         emit({"default": default, "endpoints": [_group_document(group) for group in groups]})
         return
     for group in groups:
         _show(group)
-    say(f"By default {default} answers; ftlab chat --model NAME or {choice.DEFAULT_VARIABLE} changes that.")
+    say(f"By default {default} answers; ftlab chat --model NAME or {DEFAULT_VARIABLE} changes that.")
 
 
 def _named(name: str, providers: Mapping[str, Provider]) -> dict[str, Provider]:

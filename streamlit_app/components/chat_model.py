@@ -10,8 +10,8 @@ import streamlit as st
 
 from ftlab_mlflow.app_store.chats import Chat
 from ftlab_mlflow.chat import context, history, prompt
-from ftlab_mlflow.chat.choice import DEFAULT_VARIABLE, estimate
-from ftlab_mlflow.chat.model import Model, Price
+from ftlab_mlflow.chat.choice import DEFAULT_VARIABLE
+from ftlab_mlflow.chat.model import Model, Price, estimate
 from ftlab_mlflow.chat.money import dollars
 from ftlab_mlflow.chat.offers import DEFAULT_MODEL, Group, Offer, this_day
 from ftlab_mlflow.chat.provider import Request, UserMessage

@@ -10,8 +10,9 @@ from model_choices import TODAY, Toml, free_port, refused
 from model_servers import OpenAIServer
 
 from ftlab_mlflow.chat.catalog import catalog, left_out
-from ftlab_mlflow.chat.choice import CATALOGED, Chosen, estimate, load_providers, resolve, tokens_of
-from ftlab_mlflow.chat.model import MILLION, Model, Price, Rates
+from ftlab_mlflow.chat.choice import Chosen, resolve
+from ftlab_mlflow.chat.model import MILLION, Model, Price, Rates, estimate, tokens_of
+from ftlab_mlflow.chat.plugins import CATALOGED, load_providers
 from ftlab_mlflow.chat.provider import Surroundings
 
 pytestmark = pytest.mark.usefixtures("alone")

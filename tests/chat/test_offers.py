@@ -16,11 +16,11 @@ import pytest
 from model_choices import TODAY, Providers, Toml, free_port, group, refused, silent_server
 from model_servers import OpenAIServer
 
-from ftlab_mlflow.chat import choice
 from ftlab_mlflow.chat.catalog import catalog
-from ftlab_mlflow.chat.choice import CATALOGED, load_providers, offers, resolve
+from ftlab_mlflow.chat.choice import resolve
 from ftlab_mlflow.chat.model import Price, Rates
-from ftlab_mlflow.chat.offers import price_class
+from ftlab_mlflow.chat.offers import DEFAULT_MODEL, offers, price_class
+from ftlab_mlflow.chat.plugins import CATALOGED, load_providers
 from ftlab_mlflow.chat.provider import Request, Surroundings
 from ftlab_mlflow.errors import ChatError, ProviderError
 
@@ -68,13 +68,14 @@ def test_an_offer_is_usable_exactly_where_it_can_be_chosen(monkeypatch: pytest.M
 
 _COLD = """
 import sys, time
-from ftlab_mlflow.chat import choice
+from ftlab_mlflow.chat.offers import offers
+from ftlab_mlflow.chat.plugins import load_providers
 from ftlab_mlflow.chat.provider import Surroundings
 class Slow:
     def find_spec(self, name, *_):
         time.sleep(1.2 if name == "openai" else 0)
 sys.meta_path.insert(0, Slow())
-groups = choice.offers(choice.load_providers(Surroundings()), seconds=1)
+groups = offers(load_providers(Surroundings()), seconds=1)
 print(*[offer.model.id for group in groups if group.endpoint == "local" for offer in group.offers])
 """
 
@@ -110,7 +111,7 @@ def test_a_server_that_serves_nothing_or_is_away_is_a_group_that_says_so(toml: T
 
 
 def test_the_price_class_is_in_steps_beside_the_default_s() -> None:
-    default = catalog("openai")[choice.DEFAULT_MODEL].price
+    default = catalog("openai")[DEFAULT_MODEL].price
     assert default is not None
     (base,) = default.tiers
 
