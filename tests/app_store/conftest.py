@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+
+from ftlab_mlflow.app_store import AppStore
+from ftlab_mlflow.app_store.chats import ChatStore
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -21,3 +25,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         connection.execute(text("CREATE SCHEMA public"))
     engine.dispose()
     return one_a_module
+
+
+@pytest.fixture
+def app(url: str) -> Iterator[AppStore]:
+    """An app database on it."""
+    store = AppStore(url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def chats(app: AppStore) -> ChatStore:
+    """Its chats."""
+    return app.chats

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -18,18 +17,6 @@ from ftlab_mlflow.app_store.models import StoredUsage
 from ftlab_mlflow.app_store.usage import Spent, UsageRow
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def app(url: str) -> Iterator[AppStore]:
-    store = AppStore(url)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def chats(app: AppStore) -> ChatStore:
-    return app.chats
 
 
 def spend(

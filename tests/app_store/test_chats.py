@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,18 +23,6 @@ ABOUT = {
     "goal": "fewer refusals — ohne Längenverlust",
     "model": "openai/gpt-4o-mini",
 }
-
-
-@pytest.fixture
-def app(url: str) -> Iterator[AppStore]:
-    store = AppStore(url)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def chats(app: AppStore) -> ChatStore:
-    return app.chats
 
 
 def raw(url: str, statement: str, **values: object) -> list[tuple[Any, ...]]:
